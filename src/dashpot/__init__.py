@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dashpot import analysis, clip, curvature, functional, schedules, stages
     from dashpot._exports import *
+    from dashpot.analysis import explain
     from dashpot.verification import Verification, verify
 
 __version__ = "0.1.0"
@@ -78,6 +79,7 @@ __all__ = [
     "curvature",
     "diff",
     "elementwise",
+    "explain",
     "explain_engine",
     "functional",
     "momentum_forms",
@@ -88,6 +90,9 @@ __all__ = [
     "verify",
 ]
 
+_LATE = {"Verification": "dashpot.verification", "explain": "dashpot.analysis", "verify": "dashpot.verification"}
+"""Names of packages that the optimizers do not require."""
+
 
 def __dir__() -> list[str]:
     return sorted(__all__)
@@ -95,8 +100,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Import public names when first accessed: `import dashpot` does not load torch, which takes seconds."""
-    if name in ("Verification", "verify"):
-        return getattr(import_module("dashpot.verification"), name)
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
     if name in __all__ and not find_spec(f"dashpot.{name}"):
         exports = vars(import_module("dashpot._exports"))
         globals().update({key: exports[key] for key in __all__ if key in exports})

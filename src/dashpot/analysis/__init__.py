@@ -6,6 +6,8 @@ numpy; figures require matplotlib.
 
 from dashpot.analysis.change_dynamics import Dynamics, TensorDynamics, dynamics
 from dashpot.analysis.equivalents import Equivalent
+from dashpot.analysis.explainer import explain
+from dashpot.analysis.explanation import Explanation
 from dashpot.analysis.filter_response import Response, response
 from dashpot.analysis.quadratic_stability import Stability, stability
 from dashpot.analysis.rational_filter import RationalFilter
@@ -20,6 +22,7 @@ __all__ = [
     "Analysis",
     "Dynamics",
     "Equivalent",
+    "Explanation",
     "Quantity",
     "RationalFilter",
     "Reach",
@@ -31,6 +34,7 @@ __all__ = [
     "Temperature",
     "TensorDynamics",
     "dynamics",
+    "explain",
     "reach",
     "record_steps",
     "response",

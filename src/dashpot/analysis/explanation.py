@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dashpot.analysis.result import Analysis, Quantity, text_of
-from dashpot.errors import ArgumentError
-from dashpot.figures import Page, Section, new_figure, render_page, save, svg
+from dashpot.figures import Page, Section, html_table, new_figure, paragraphs, render_page, save, svg
+from dashpot.figures.palette import VARIABLES
 from dashpot.figures.saving import write_file
 from dashpot.utils.html import element, escape, page_part, table
 
@@ -19,8 +20,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 88
+_COLUMNS = 3
 _MOST_PARTS = 8
-"""Largest number of parts in figures and notebooks."""
+"""Largest number of parts in notebooks."""
+_MOST_DRAWN = 2
+"""Largest number of parts with figures, which bounds the size of pages."""
+NOTEBOOK_COLORS = (
+    "".join(
+        f"--{name}:{'currentColor' if name in ('ink', 'muted') else f'color-mix(in srgb,{hue.light},{hue.dark})'};"
+        for name, hue in VARIABLES.items()
+        if name not in ("grid", "paper")
+    )
+    + "--grid:rgba(128,128,128,.25);--paper:transparent"
+)
+"""Colors of figures in notebooks, legible on light and dark pages."""
+
+
+class Detail(NamedTuple):
+    """Result of an analysis with a heading, and the number of axes of its figure."""
+
+    title: str
+    result: Analysis
+    panels: int
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class Part:
         sentences: Results in words.
         notes: Conditions of the results, and what they do not cover.
         numbers: Quantities of the table.
-        details: Results with figures, by name.
+        details: Results with figures.
         data: The recipe or schedule as plain data.
     """
 
@@ -42,7 +63,7 @@ class Part:
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
     numbers: tuple[Quantity, ...]
-    details: Mapping[str, Analysis] = field(default_factory=dict)
+    details: tuple[Detail, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,16 +93,14 @@ class Explanation(Analysis):
         """Return the result in sentences, for every part."""
         if len(self.parts) == 1:
             return " ".join(self.parts[0].sentences)
-        head = f"{self.title} has {len(self.parts)} distinct settings."
+        head = f"{self.title} has groups with {len(self.parts)} different settings."
         return "\n".join([head, *(f"{_capital(part.label)}: {' '.join(part.sentences)}" for part in self.parts)])
 
     def quantities(self) -> list[Quantity]:
         """Return the numbers of all parts; with several parts, names begin with the label of the part."""
         if len(self.parts) == 1:
             return list(self.parts[0].numbers)
-        return [
-            item._replace(name=f"{part.label}: {item.name}") for part in self.parts for item in part.numbers
-        ]
+        return [item._replace(name=f"{part.label}: {item.name}") for part in self.parts for item in part.numbers]
 
     @property
     def notes(self) -> list[str]:
@@ -104,12 +123,26 @@ class Explanation(Analysis):
         return "\n\n".join(blocks)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
-        """Draw the figures of the first part on a grid of axes.
+        """Draw the figures of all results: for a method, poles and zeros, responses and regions of stable settings.
 
         Args:
-            ax: `len(self.panels)` axes, in place of a new figure.
+            ax: Axes to draw on, one for each panel, in place of a new figure.
         """
-        raise NotImplementedError
+        details = [detail for part in self.parts[:_MOST_DRAWN] for detail in part.details]
+        panels = sum(detail.panels for detail in details)
+        if ax is not None:
+            figure, axes = new_figure("Explanation.plot", columns=panels, ax=ax)
+        else:
+            columns = min(panels, _COLUMNS)
+            rows = -(-panels // columns)
+            size = (9.6, 0.2 + 3.2 * rows) if columns > 1 else (6.4, 3.2 * rows)
+            figure, axes = new_figure("Explanation.plot", rows, columns, size=size)
+            for unused in axes[panels:]:
+                unused.remove()
+        for detail in details:
+            own, axes = axes[: detail.panels], axes[detail.panels :]
+            detail.result.plot(own if detail.panels > 1 else own[0])
+        return figure
 
     def page(self, command: str = "") -> str:
         """Return a self-contained HTML page with sentences, tables and figures.
@@ -120,7 +153,8 @@ class Explanation(Analysis):
         Raises:
             ArgumentError: If matplotlib or jinja2 is not installed.
         """
-        return render_page(Page(self.title, self.summary(), command, self._sections()))
+        lead = self.summary().partition("\n")[0]
+        return render_page(Page(self.title, lead, command, self._sections()))
 
     def save(self, path: Path | str, command: str = "") -> Path:
         """Write the page to an HTML file, or the figure to a PNG, PDF or SVG file, and return the path.
@@ -135,11 +169,40 @@ class Explanation(Analysis):
         return save(self.plot(), path)
 
     def _sections(self) -> list[Section]:
-        raise NotImplementedError
+        sections = []
+        for index, part in enumerate(self.parts):
+            prefix = f"{_capital(part.label)}: " if part.label else ""
+            words = paragraphs(*part.sentences) if part.label else ""
+            sections.append(Section(f"{prefix}{'numbers' if prefix else 'Numbers'}", words + _html_table(part.numbers)))
+            for detail in part.details if index < _MOST_DRAWN else ():
+                title = f"{prefix}{detail.title.lower()}" if prefix else detail.title
+                sections.append(Section(title, paragraphs(detail.result.summary()), detail.result.plot()))
+        if self.notes:
+            sections.append(Section("Conditions", paragraphs(*self.notes)))
+        sections.append(
+            Section("Settings", "".join(f"<p><code>{escape(part.subject)}</code></p>" for part in self.parts))
+        )
+        return sections
 
     def _repr_html_(self) -> str:
         """Return sentences, tables and figures for notebooks; without matplotlib, no figures."""
-        raise NotImplementedError
+        blocks = [
+            element("b", escape(self.title)),
+            *(element("div", escape(line)) for line in self.summary().split("\n")),
+        ]
+        for part in self.parts[:_MOST_PARTS]:
+            rows = [(item.name, text_of(item.value), item.meaning) for item in part.numbers if item.value is not None]
+            numbers = table(["number", "value", "meaning"], rows)
+            summary = element("summary", escape(_capital(f"{part.label} numbers".strip())))
+            blocks.append(element("details", summary + numbers))
+        blocks += [element("div", escape(note), "opacity:.7") for note in self.notes]
+        return page_part("".join([*blocks, self._inline_figure()]))
+
+    def _inline_figure(self) -> str:
+        if find_spec("matplotlib") is None:
+            return ""
+        drawing = svg(self.plot(), key=f"explain-{self.title.lower()}", title=f"Figures of {self.title}")
+        return element("div", drawing, NOTEBOOK_COLORS)
 
 
 def _capital(text: str) -> str:
@@ -150,7 +213,12 @@ def _wrapped(text: str) -> str:
     return "\n".join(textwrap.fill(line, _WIDTH) for line in text.split("\n"))
 
 
+def _html_table(numbers: Sequence[Quantity]) -> str:
+    rows = [(item.name, text_of(item.value), item.meaning) for item in numbers if item.value is not None]
+    return html_table(["number", "value", "meaning"], rows)
+
+
 def _table_lines(numbers: Sequence[Quantity]) -> list[str]:
-    rows = [(item.name, text_of(item.value), item.meaning) for item in numbers]
+    rows = [(item.name, text_of(item.value), item.meaning) for item in numbers if item.value is not None]
     names, values = (max((len(row[column]) for row in rows), default=0) for column in range(2))
     return [f"  {name:<{names}}  {value:<{values}}  {meaning}".rstrip() for name, value, meaning in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dashpot.analysis.linear_form import LinearForm
@@ -13,17 +13,21 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.stages import CenteredMoment, Curvature, SecondMoment, Stage
 
 _SAME = 1e-9  # relative difference below which rounded settings, such as a zero computed from a pole, are equal
-_PER_ITEM = ("its", "it")
 
 
-def memory(name: str, recipe: Recipe, form: LinearForm) -> list[str]:
+def memory_sentences(name: str, recipe: Recipe, form: LinearForm) -> list[str]:
     """Return what the direction is computed from: the filter, the denominator and the total weight."""
     divisors = [words for stage in recipe.active() if (words := denominator(stage)) is not None]
     if form.filter is None:
-        return [f"The memory of {name} has no closed form."] if not divisors else [f"{name} divides by {joined(divisors)}."]
+        return (
+            [f"The memory of {name} has no closed form."]
+            if not divisors
+            else [f"{name} divides by {joined(divisors)}."]
+        )
     length = memory_length(form.filter)
     if length is None:
-        tail = f", divided by {joined(divisors)}" if divisors else ""
+        tail = f", divided by {joined(divisors)}".replace("the magnitude of the latest gradient", "its magnitude")
+        tail = tail if divisors else ""
         return [f"{name} uses the latest gradient alone{tail}.", *_total_weight(form)]
     newest = _newest(form.filter)
     if divisors and not form.filter_first:
@@ -39,14 +43,7 @@ def memory_length(section: RationalFilter) -> float | None:
     >>> memory_length(RationalFilter(zeros=(0.5,), poles=(0.75,))), memory_length(RationalFilter((0.9,), (0.9,)))
     (4.0, None)
     """
-    zeros, poles = list(section.zeros), []
-    for pole in section.poles:
-        same = next((zero for zero in zeros if abs(zero - pole) <= _SAME), None)
-        if same is None:
-            poles.append(pole)
-        else:
-            zeros.remove(same)
-    largest = max(map(abs, poles), default=0.0)
+    largest = max(map(abs, section.reduced().poles), default=0.0)
     return 1 / (1 - largest) if 0 < largest < 1 else None
 
 
@@ -90,6 +87,8 @@ def _gradients(beta: Any) -> str:
 
 
 def _second_moment(stage: SecondMoment) -> str:
+    if stage.average == "sum":
+        return f"the root of the sum of squares of {_gradients(stage.beta)}"
     if stage.beta == 0 or stage.nu == 0:
         return "the magnitude of the latest gradient"
     over = _gradients(stage.beta)
@@ -106,14 +105,16 @@ def _centered(stage: CenteredMoment) -> str:
 
 def _curvature(stage: Curvature) -> str:
     length = _length(stage.beta)
-    over = f"about {count(length, 'Hessian-vector product')}" if math.isfinite(length) else "all Hessian-vector products"
+    over = (
+        f"about {count(length, 'Hessian-vector product')}" if math.isfinite(length) else "all Hessian-vector products"
+    )
     if stage.estimate == "row-norm":
         kind = "row norms of the Hessian"
     else:
         kind = "diagonal of the Hessian" if stage.accumulator == "mean" else "magnitude of the Hessian's diagonal"
     if stage.accumulator == "maximum":
         return f"the largest {kind} in {over}"
-    factor = f"{number(float(stage.gamma))} times " if stage.gamma not in (None, 1) else ""  # type: ignore[arg-type]
+    factor = f"{number(float(stage.gamma))} times " if stage.gamma not in (None, 1) else ""  # pyright: ignore[reportArgumentType]
     return f"{factor}the {kind}, averaged over {over}"
 
 
@@ -127,7 +128,7 @@ _DENOMINATORS: Mapping[type[Stage], Callable[[Any], str]] = {
 # ---- weight decay ----------------------------------------------------------------------------------------------------
 
 
-def decay(form: LinearForm) -> list[str]:
+def decay_sentences(form: LinearForm) -> list[str]:
     """Return the effect of coupled and of decoupled decay."""
     return [*_coupled(form), *_decoupled(form)]
 
@@ -165,8 +166,3 @@ def half_life(factor: float) -> float | None:
     (1.0, None)
     """
     return -math.log(2) / math.log(abs(factor)) if 0 < abs(factor) < 1 else None
-
-
-def sentences(name: str, recipe: Recipe, form: LinearForm) -> Sequence[str]:
-    """Return the sentences on memory, denominator and decay."""
-    return [*memory(name, recipe, form), *decay(form)]

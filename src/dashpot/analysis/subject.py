@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dashpot.analysis.wording import joined
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.names import VARIANTS
@@ -47,18 +48,20 @@ def subjects(x: Any, step: int | None, settings: Mapping[str, Any]) -> list[Subj
     if step is not None:
         check("explain", "step", step, COUNT)
     if isinstance(x, str):
-        return _of_groups(_optimizer(x, settings), _peak_step if step is None else lambda _: step, "step")
+        optimizer = _optimizer(x, settings)
+        return _of_groups(optimizer, _peak_step(optimizer.schedule) if step is None else step)
     if settings:
-        raise ArgumentError(f"explain: settings are accepted only with the name of a method, got {', '.join(settings)}.")
+        raise ArgumentError(
+            f"explain: settings are accepted only with the name of a method, got {', '.join(settings)}."
+        )
     if isinstance(x, Recipe):
         return [_of_recipe(x, _peak_step(dict(x.schedule)) if step is None else step)]
     if isinstance(x, Optimizer):
-        return _of_groups(x, lambda _: x.steps_done() if step is None else step, "present step")
+        return _of_groups(x, x.steps_done() if step is None else step)
     if isinstance(x, torch.optim.Optimizer):
         return _of_torch(x)
     raise ArgumentError(
-        "explain: x must be a Recipe, an optimizer, a Schedule, or the name of a method or schedule, "
-        f"got {shown(x)}."
+        f"explain: x must be a Recipe, an optimizer, a Schedule, or the name of a method or schedule, got {shown(x)}."
     )
 
 
@@ -77,8 +80,7 @@ def _of_recipe(recipe: Recipe, step: int) -> Subject:
     return Subject("", "The method", _folded(in_force, factor, factor), recipe, _scheduled(dict(recipe.schedule), step))
 
 
-def _of_groups(optimizer: Optimizer, at: Any, kind: str) -> list[Subject]:
-    step = at(optimizer.schedule)
+def _of_groups(optimizer: Optimizer, step: int) -> list[Subject]:
     found: dict[Any, tuple[list[int], Subject]] = {}
     name = type(optimizer).__name__
     notes = (*_scheduled(optimizer.schedule, step), *_clipping(optimizer))
@@ -132,14 +134,19 @@ def _peak_step(schedules: Mapping[str, Schedule]) -> int:
 def _scheduled(schedules: Mapping[str, Schedule], step: int) -> tuple[str, ...]:
     if not schedules:
         return ()
-    peak = ", where the learning rate is highest" if "lr" in schedules and step and step == _peak_step(schedules) else ""
-    return (f"Values after {step} step{'s' * (step != 1)}{peak}; the schedules change {', '.join(schedules)}.",)
+    names = joined(list(schedules))
+    names = f"the schedules change {names}" if len(schedules) > 1 else f"the schedule changes {names}"
+    is_peak = "lr" in schedules and step > 0 and step == _peak_step(schedules)
+    peak = ", where the learning rate is highest" if is_peak else ""
+    return (f"Values after {step} step{'' if step == 1 else 's'}{peak}; {names}.",)
 
 
 def _clipping(optimizer: Optimizer) -> tuple[str, ...]:
     options = optimizer.options
     limits = [f"{name}={getattr(options, name):g}" for name in ("max_norm", "clip_value") if getattr(options, name)]
-    return (f"{' and '.join(limits)} clips gradients; the results hold while no gradient is clipped.",) if limits else ()
+    return (
+        (f"{' and '.join(limits)} clips gradients; the results hold while no gradient is clipped.",) if limits else ()
+    )
 
 
 # ---- optimizers of torch ---------------------------------------------------------------------------------------------

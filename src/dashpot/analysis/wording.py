@@ -9,8 +9,8 @@ from collections.abc import Sequence
 def number(value: float, digits: int = 3) -> str:
     """Format a number with significant digits: thousands are separated by spaces, and exponents have no leading zeros.
 
-    >>> [number(value) for value in (0.001, 1e-5, 37999.99, 0.5, 20.0, 1234, 2.5e9, float("inf"))]
-    ['0.001', '1e-5', '38 000', '0.5', '20', '1230', '2.5e9', 'infinity']
+    >>> [number(value) for value in (0.001, 1e-5, 37999.99, 0.5, 240.0, 1234, 2.5e9, float("inf"))]
+    ['0.001', '1e-5', '38 000', '0.5', '240', '1230', '2.5e9', 'infinity']
     """
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinity" if value > 0 else "-infinity"
@@ -19,9 +19,10 @@ def number(value: float, digits: int = 3) -> str:
         base, _, exponent = f"{rounded:.{digits - 1}e}".partition("e")
         base = base.rstrip("0").rstrip(".") if "." in base else base
         return f"{base}e{int(exponent)}"
-    if abs(rounded) >= 1000:
-        return f"{rounded:,.0f}".replace(",", " ") if abs(rounded) >= 10_000 else f"{rounded:.0f}"
-    return f"{rounded:.{digits + 3}f}".rstrip("0").rstrip(".") if abs(rounded) < 1 else f"{rounded:.{digits}g}"
+    if abs(rounded) >= 10_000:
+        return f"{rounded:,.0f}".replace(",", " ")
+    places = max(0, digits - 1 - math.floor(math.log10(abs(rounded)))) if rounded else 0
+    return f"{rounded:.{places}f}".rstrip("0").rstrip(".") if places else f"{rounded:.0f}"
 
 
 def count(value: float, noun: str, plural: str | None = None, digits: int = 2) -> str:

@@ -12,8 +12,17 @@ from cyclopts import Parameter
 from dashpot.cli.command_words import command_line
 from dashpot.cli.first_line import print_first_line
 from dashpot.cli.values import integer, number, parse_pairs
-from dashpot.constraints import ARGUMENTS, FLAG, Constraint, Interval, Optional, Pair, check, check_explain_arguments
-from dashpot.constraints import unknown
+from dashpot.constraints import (
+    ARGUMENTS,
+    FLAG,
+    Constraint,
+    Interval,
+    Optional,
+    Pair,
+    check,
+    check_explain_arguments,
+    unknown,
+)
 from dashpot.errors import ArgumentError
 from dashpot.names import METHODS, SCHEDULES, VARIANTS, known_methods
 from dashpot.runs.files import check_writable, write_text
@@ -60,9 +69,7 @@ else:
 
 
 def explain(
-    name: Annotated[
-        str | None, Parameter(help="Method, such as adamw, or schedule, such as cosine:floor=0.1.")
-    ] = None,
+    name: Annotated[str | None, Parameter(help="Method, such as adamw, or schedule, such as cosine:floor=0.1.")] = None,
     /,
     *,
     settings: Annotated[MethodOptions | None, Parameter(name="*")] = None,
@@ -97,7 +104,9 @@ def explain(
     questions = {"curvature": curvature, "noise": noise, "batch_size": batch_size, "to_batch": to_batch, "step": step}
     check_explain_arguments(**questions, steps=steps)
     is_schedule = subject.partition(":")[0] in SCHEDULES
-    _check_combination(is_schedule, given, schedule, steps, {key for key, value in questions.items() if value is not None})
+    _check_combination(
+        is_schedule, given, schedule, steps, {key for key, value in questions.items() if value is not None}
+    )
     for path, suffixes in ((plot, (".png", ".pdf", ".svg")), (html, (".html",))):
         if path is not None:
             _check_output(path, suffixes)
@@ -162,7 +171,9 @@ def _check_combination(
     if is_schedule:
         refused = sorted({*settings, *questions, *(["schedule"] if schedule is not None else [])} - {"lr"})
         if refused:
-            raise ArgumentError(f"explain: a schedule is explained with --steps and --lr only, got {', '.join(refused)}.")
+            raise ArgumentError(
+                f"explain: a schedule is explained with --steps and --lr only, got {', '.join(refused)}."
+            )
     elif steps is not None and schedule is None:
         raise ArgumentError("explain: --steps is the length of a schedule; give one by --schedule.")
 

@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError, Parameter
 from dashpot.cli import listings
 from dashpot.cli.compare import compare, demo, report, reproduce
 from dashpot.cli.evaluate import evaluate, predict
+from dashpot.cli.explain import explain
 from dashpot.cli.experiment import experiment
 from dashpot.cli.train import lr_find, train
 from dashpot.cli.verify import verify
@@ -29,7 +30,7 @@ from dashpot.utils.terminal import printable
 
 app = App(
     name="dashpot",
-    help="Stochastic-gradient methods for PyTorch: train, evaluate, predict, compare, verify, report.",
+    help="Stochastic-gradient methods for PyTorch: train, evaluate, predict, compare, verify, report, explain.",
     help_epilogue="With --debug, every command prints the traceback of an error.\n\n"
     "Exit codes: 0 success, 2 error, 3 training diverged, 4 a training process\n"
     "died, 5 verify found a deviation, 130 stopped by Ctrl-C (143 SIGTERM,\n"
@@ -41,7 +42,7 @@ app = App(
 
 DEBUG = "--debug"
 
-for command in (train, evaluate, predict, compare, verify, report, demo, reproduce, experiment):
+for command in (train, evaluate, predict, compare, verify, report, demo, reproduce, experiment, explain):
     app.command(command)
 app.command(lr_find, name="lr-find")
 for listing in (listings.methods, listings.tasks, listings.schedules):
