@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 88
+_LONGEST = 12
+"""Longest value in the column of values."""
+_NOTES = {"limits", "reasons"}
+"""Quantities that are notes of the explanation."""
 _COLUMNS = 3
 _MOST_PARTS = 8
 """Largest number of parts in notebooks."""
@@ -53,9 +57,10 @@ class Part:
         subject: Expression of the recipe or schedule.
         sentences: Results in words.
         notes: Conditions of the results, and what they do not cover.
-        numbers: Quantities of the table.
+        numbers: Settings of a method, or values of a schedule.
         details: Results with figures.
         data: The recipe or schedule as plain data.
+        heading: Heading of `numbers`.
     """
 
     label: str
@@ -65,6 +70,21 @@ class Part:
     numbers: tuple[Quantity, ...]
     details: tuple[Detail, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    heading: str = "Settings"
+
+    def tables(self) -> dict[str, list[Quantity]]:
+        """Return the settings and the numbers of each result by heading, without repetitions."""
+        found = {self.heading: list(self.numbers)}
+        seen = {item.name for item in self.numbers} | _NOTES
+        for detail in self.details:
+            items = [item for item in detail.result.quantities() if item.name not in seen]
+            found[detail.title] = items
+            seen |= {item.name for item in items}
+        return found
+
+    def quantities(self) -> list[Quantity]:
+        """Return the settings and the numbers of all results."""
+        return [item for items in self.tables().values() for item in items]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the part as JSON-serializable data."""
@@ -73,7 +93,7 @@ class Part:
             "subject": dict(self.data),
             "sentences": list(self.sentences),
             "notes": list(self.notes),
-            **{item.name: item.value for item in self.numbers},
+            **{item.name: item.value for item in self.quantities()},
         }
 
 
@@ -99,8 +119,8 @@ class Explanation(Analysis):
     def quantities(self) -> list[Quantity]:
         """Return the numbers of all parts; with several parts, names begin with the label of the part."""
         if len(self.parts) == 1:
-            return list(self.parts[0].numbers)
-        return [item._replace(name=f"{part.label}: {item.name}") for part in self.parts for item in part.numbers]
+            return self.parts[0].quantities()
+        return [item._replace(name=f"{part.label}: {item.name}") for part in self.parts for item in part.quantities()]
 
     @property
     def notes(self) -> list[str]:
@@ -115,8 +135,10 @@ class Explanation(Analysis):
         """Return the sentences, a table for each part, and the notes."""
         blocks = [_wrapped(self.summary())]
         for part in self.parts:
-            heading = [_capital(part.label)] if part.label else []
-            blocks.append("\n".join([*heading, *_table_lines(part.numbers)]))
+            blocks += [
+                "\n".join([_capital(_titled(part, title)), *_table_lines(items)])
+                for title, items in part.tables().items()
+            ]
         notes = [textwrap.fill(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ") for note in self.notes]
         if notes:
             blocks.append("\n".join(["Notes", *notes]))
@@ -171,16 +193,17 @@ class Explanation(Analysis):
     def _sections(self) -> list[Section]:
         sections = []
         for index, part in enumerate(self.parts):
-            prefix = f"{_capital(part.label)}: " if part.label else ""
+            tables = part.tables()
             words = paragraphs(*part.sentences) if part.label else ""
-            sections.append(Section(f"{prefix}{'numbers' if prefix else 'Numbers'}", words + _html_table(part.numbers)))
-            for detail in part.details if index < _MOST_DRAWN else ():
-                title = f"{prefix}{detail.title.lower()}" if prefix else detail.title
-                sections.append(Section(title, paragraphs(detail.result.summary()), detail.result.plot()))
+            sections.append(Section(_capital(_titled(part, part.heading)), words + _html_table(tables[part.heading])))
+            for detail in part.details:
+                figure = detail.result.plot() if index < _MOST_DRAWN else None
+                content = paragraphs(detail.result.summary()) + _html_table(tables[detail.title])
+                sections.append(Section(_capital(_titled(part, detail.title)), content, figure))
         if self.notes:
             sections.append(Section("Conditions", paragraphs(*self.notes)))
         sections.append(
-            Section("Settings", "".join(f"<p><code>{escape(part.subject)}</code></p>" for part in self.parts))
+            Section("Expression", "".join(f"<p><code>{escape(part.subject)}</code></p>" for part in self.parts))
         )
         return sections
 
@@ -191,8 +214,7 @@ class Explanation(Analysis):
             *(element("div", escape(line)) for line in self.summary().split("\n")),
         ]
         for part in self.parts[:_MOST_PARTS]:
-            rows = [(item.name, text_of(item.value), item.meaning) for item in part.numbers if item.value is not None]
-            numbers = table(["number", "value", "meaning"], rows)
+            numbers = table(["number", "value", "meaning"], map(_cells, filter(_is_defined, part.quantities())))
             summary = element("summary", escape(_capital(f"{part.label} numbers".strip())))
             blocks.append(element("details", summary + numbers))
         blocks += [element("div", escape(note), "opacity:.7") for note in self.notes]
@@ -213,12 +235,32 @@ def _wrapped(text: str) -> str:
     return "\n".join(textwrap.fill(line, _WIDTH) for line in text.split("\n"))
 
 
-def _html_table(numbers: Sequence[Quantity]) -> str:
-    rows = [(item.name, text_of(item.value), item.meaning) for item in numbers if item.value is not None]
-    return html_table(["number", "value", "meaning"], rows)
+def _titled(part: Part, title: str) -> str:
+    return f"{part.label}: {title.lower()}" if part.label else title
 
 
-def _table_lines(numbers: Sequence[Quantity]) -> list[str]:
-    rows = [(item.name, text_of(item.value), item.meaning) for item in numbers if item.value is not None]
-    names, values = (max((len(row[column]) for row in rows), default=0) for column in range(2))
-    return [f"  {name:<{names}}  {value:<{values}}  {meaning}".rstrip() for name, value, meaning in rows]
+def _is_defined(item: Quantity) -> bool:
+    return item.value is not None
+
+
+def _cells(item: Quantity) -> tuple[str, str, str]:
+    value = {True: "yes", False: "no"}[item.value] if isinstance(item.value, bool) else text_of(item.value)
+    return item.name, value, item.meaning
+
+
+def _html_table(items: Sequence[Quantity]) -> str:
+    return html_table(["number", "value", "meaning"], map(_cells, filter(_is_defined, items)))
+
+
+def _table_lines(items: Sequence[Quantity]) -> list[str]:
+    """Return a table of numbers; a longer text takes a line of its own."""
+    rows = [_cells(item) for item in items if _is_defined(item)]
+    names = max((len(name) for name, _, _ in rows), default=0)
+    values = max((len(value) for _, value, _ in rows if len(value) <= _LONGEST), default=0)
+    lines = []
+    for name, value, meaning in rows:
+        start = f"  {name:<{names}}  "
+        text = f"{value:<{values}}  {meaning}" if len(value) <= _LONGEST else value
+        indent = " " * (len(start) + (values + 2 if len(value) <= _LONGEST else 0))
+        lines.append(textwrap.fill(start + text, _WIDTH + 12, subsequent_indent=indent, drop_whitespace=True))
+    return lines

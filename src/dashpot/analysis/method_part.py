@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dashpot.analysis.explanation import Detail, Part
@@ -39,13 +38,12 @@ def method_part(subject: Subject, questions: Questions) -> Part:
         noise = temperature(recipe, questions.curvature, questions.noise, questions.batch_size or 1)
         details.append(Detail("Noise", noise, 1))
         said += noise_sentences(noise)
-    numbers = [*_settings(form), *(item for detail in details for item in detail.result.quantities())]
     return Part(
         label=subject.label,
         subject=repr(recipe),
         sentences=tuple(said),
         notes=(*subject.notes, *form.reasons, *form.limits, *_growth(subject)),
-        numbers=tuple(_distinct(numbers)),
+        numbers=tuple(_settings(form)),
         details=tuple(details),
         data=recipe.to_dict(),
     )
@@ -70,12 +68,3 @@ def _settings(form: LinearForm) -> list[Quantity]:
         rows.append(("shrink", form.shrink, "fraction of the weight that decoupled decay subtracts per step"))
         rows.append(("decay_half_life", half_life(1 - form.shrink), "steps in which decoupled decay halves the weight"))
     return [Quantity(*row) for row in rows]
-
-
-def _distinct(items: Iterable[Quantity]) -> list[Quantity]:
-    """Return the quantities without repetitions; the conditions of the results are notes instead."""
-    found: dict[str, Quantity] = {}
-    for item in items:
-        if item.name not in ("limits", "reasons"):
-            found.setdefault(item.name, item)
-    return list(found.values())

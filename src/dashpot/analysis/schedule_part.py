@@ -33,18 +33,17 @@ def schedule_part(name: str, schedule: Any, steps: int | None, lr: float) -> Par
     values = rates(schedule, length, lr)
     said: list[str] = [_shape(name, values)]
     details: list[Detail] = []
-    numbers: list[Quantity] = []
     if is_torch or not schedule.absolute:
         details, words = _sums(schedule, length, lr)
         said += words
-        numbers = [item for detail in details for item in detail.result.quantities()]
     return Part(
         label="",
         subject=type(schedule).__name__ if is_torch else repr(schedule),
         sentences=tuple(said),
         notes=(),
-        numbers=tuple({item.name: item for item in [*_values(values), *numbers]}.values()),
+        numbers=tuple(_values(values)),
         details=tuple(details),
+        heading="Values",
         data={"scheduler": type(schedule).__name__} if is_torch else schedule.to_dict(),
     )
 

@@ -20,8 +20,8 @@ from cyclopts import App, CycloptsError, Parameter
 from dashpot.cli import listings
 from dashpot.cli.compare import compare, demo, report, reproduce
 from dashpot.cli.evaluate import evaluate, predict
-from dashpot.cli.explain import explain
 from dashpot.cli.experiment import experiment
+from dashpot.cli.explain import explain
 from dashpot.cli.train import lr_find, train
 from dashpot.cli.verify import verify
 from dashpot.errors import DashpotError

@@ -82,6 +82,8 @@ def series_color(artist: Any) -> str:
     from matplotlib.colors import to_hex
 
     read = getattr(artist, "get_color", None) or artist.get_facecolor
+    if len(read()) == 0:  # markers without a face
+        read = artist.get_edgecolor
     value = np.asarray(read(), dtype=object)
     color: Any = tuple(value[0]) if value.ndim == 2 and len(value) else read()
     return to_hex(color)
