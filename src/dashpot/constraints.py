@@ -339,10 +339,10 @@ ARGUMENTS: Mapping[str, Constraint] = {
 EXPLAIN_ARGUMENTS: Mapping[str, Constraint] = {
     "curvature": Optional(POSITIVE),
     "noise": Optional(POSITIVE),
-    "batch_size": Optional(Interval(1, 2**53, "left", integer=True)),
-    "to_batch": Optional(Interval(1, 2**53, "left", integer=True)),
-    "step": Optional(Interval(0, 2**53, "left", integer=True)),
-    "steps": Optional(Interval(1, 2**53, "left", integer=True)),
+    "batch_size": Optional(Interval(1, math.inf, "left", integer=True)),
+    "to_batch": Optional(Interval(1, math.inf, "left", integer=True)),
+    "step": Optional(Interval(0, math.inf, "left", integer=True)),
+    "steps": Optional(Interval(1, math.inf, "left", integer=True)),
 }
 """Constraints on the arguments of `dashpot.explain`, which the command line checks before it loads torch."""
 

@@ -53,6 +53,7 @@ FIRST_LINES = {
     "demo": ([], "Looking for Fashion-MNIST (downloads 30 MB if it is not on this machine) ..."),
     "evaluate": (["some/folder"], "Evaluating the best checkpoint of some/folder."),
     "experiment": (["averages"], "Running the experiment averages with seeds 0 to 4."),
+    "explain": (["adamw", "--lr", "0.1"], "Explaining adamw."),
     "lr-find": (["digits", "--optimizer", "sgd"], "Running a learning-rate range test of sgd on digits."),
     "predict": (
         ["some/folder", "--out", "p.csv", "--which", "last"],

@@ -38,7 +38,7 @@ def explain(
     stated in notes.
 
     Args:
-        x: A `Recipe`; a dashpot optimizer or one of torch that has a counterpart, of which each group is explained;
+        x: A `Recipe`; a dashpot optimizer, or one of torch that has a counterpart, with all its groups;
             the name of a method, such as "adamw"; a `Schedule` or a torch scheduler; or the name of a schedule, such as
             "cosine:floor=0.1".
         curvature: Curvature h > 0 of the loss, at which damping and half-life are computed. For a method with a
@@ -81,10 +81,10 @@ def explain(
 def _of_schedule(x: Any, steps: int | None, asked: Mapping[str, Any], settings: Mapping[str, Any]) -> Explanation:
     for name in (*asked, *(name for name in settings if name != "lr")):
         raise ArgumentError(f"explain: {name} does not apply to a schedule, which takes steps and lr.")
-    name = "The schedule" if isinstance(x, (Sequence, Product)) else type(x).__name__
+    title = type(x).__name__
+    name = "The schedule" if isinstance(x, (Sequence, Product)) else title
     if isinstance(x, str):
-        name, options = split_name(x)
-        steps = steps or DEFAULT_STEPS
-        x = from_name(name, steps, **options)
-    title = "Schedule" if name == "The schedule" else name
+        title, options = split_name(x)
+        name, steps = f"The schedule {title}", steps or DEFAULT_STEPS
+        x = from_name(title, steps, **options)
     return Explanation(title, (schedule_part(name, x, steps, settings.get("lr", 1.0)),))

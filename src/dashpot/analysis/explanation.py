@@ -56,7 +56,7 @@ class Part:
         label: The parameter groups to which the part applies; empty if there is only one part.
         subject: Expression of the recipe or schedule.
         sentences: Results in words.
-        notes: Conditions of the results, and what they do not cover.
+        notes: Conditions of the results, and exceptions.
         numbers: Settings of a method, or values of a schedule.
         details: Results with figures.
         data: The recipe or schedule as plain data.
@@ -124,7 +124,7 @@ class Explanation(Analysis):
 
     @property
     def notes(self) -> list[str]:
-        """Conditions of the results, and what they do not cover."""
+        """Conditions of the results, and exceptions."""
         return list(dict.fromkeys(note for part in self.parts for note in part.notes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class Explanation(Analysis):
         """Write the page to an HTML file, or the figure to a PNG, PDF or SVG file, and return the path.
 
         Raises:
-            ArgumentError: If the suffix of `path` is another one.
+            ArgumentError: If `path` has a different suffix.
             RunError: If the file cannot be written.
         """
         path = Path(path)

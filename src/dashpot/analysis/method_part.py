@@ -26,7 +26,7 @@ class Questions(NamedTuple):
 
 
 def method_part(subject: Subject, questions: Questions) -> Part:
-    """Return the explanation of the recipe in force of a method."""
+    """Return the explanation of the current recipe of a method."""
     recipe = subject.recipe
     form = linear_form(recipe, "explain")
     stable = stability(recipe, questions.curvature)

@@ -68,8 +68,10 @@ def _total_weight(form: LinearForm) -> list[str]:
 def denominator(stage: Stage) -> str | None:
     """Return a description of a denominator, or None for other stages.
 
-    >>> denominator(SecondMoment(beta=0.99)), denominator(Curvature(beta=0.9, accumulator="maximum"))
-    ('the root mean square of about 100', 'the largest row norms of the Hessian in about 10 Hessian-vector products')
+    >>> denominator(SecondMoment(beta=0.99))
+    'the root mean square of about 100 gradients'
+    >>> denominator(Curvature(beta=0.9, accumulator="maximum"))
+    'the largest row norms of the Hessian in about 10 Hessian-vector products'
     """
     words = _DENOMINATORS.get(type(stage))
     return None if words is None else words(stage)

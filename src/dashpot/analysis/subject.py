@@ -1,4 +1,4 @@
-"""Recipes in force: the settings of a recipe or optimizer at a step, without schedules."""
+"""Current recipes: the settings of a recipe or optimizer at a step, without schedules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dashpot.analysis.wording import joined
-from dashpot.constraints import Interval, check, shown
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 from dashpot.names import VARIANTS
 from dashpot.optimizers.base import Optimizer
@@ -22,8 +22,6 @@ from dashpot.stages.base import Stage, replaced
 from dashpot.utils.format import ranges
 from dashpot.utils.scalars import read
 
-COUNT = Interval(0, 2**53, "left", integer=True)
-
 
 class Subject(NamedTuple):
     """A recipe to explain.
@@ -31,7 +29,7 @@ class Subject(NamedTuple):
     Attributes:
         label: The parameter groups with this recipe; empty for a single recipe.
         name: Subject of sentences, such as AdamW.
-        recipe: Settings in force, without schedules.
+        recipe: Current settings, without schedules.
         source: Recipe with its schedules, or None if it cannot represent them.
         notes: Circumstances of the settings, as sentences.
     """
@@ -45,8 +43,6 @@ class Subject(NamedTuple):
 
 def subjects(x: Any, step: int | None, settings: Mapping[str, Any]) -> list[Subject]:
     """Return the distinct recipes of a recipe, an optimizer, or a method given by name and settings."""
-    if step is not None:
-        check("explain", "step", step, COUNT)
     if isinstance(x, str):
         optimizer = _optimizer(x, settings)
         return _of_groups(optimizer, _peak_step(optimizer.schedule) if step is None else step)

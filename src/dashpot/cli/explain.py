@@ -34,7 +34,7 @@ WITHOUT_OPTION = {
 }
 """Settings in `ARGUMENTS` that are not options of the command."""
 DEFAULT_STEPS = 1000
-"""Length of a schedule given by name."""
+"""Length of the schedule of a method."""
 
 
 def _annotation(name: str, allowed: Constraint) -> Any:
@@ -44,10 +44,11 @@ def _annotation(name: str, allowed: Constraint) -> Any:
     if isinstance(inner, Pair):
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True, group=GROUP)]
     if inner == FLAG:
-        return Annotated[bool | None, Parameter(help="Flag.", negative="", group=GROUP)]
+        opposite = f"--no-{name.replace('_', '-')}"
+        return Annotated[bool | None, Parameter(negative=opposite, group=GROUP)]
     if isinstance(inner, Interval):
-        convert = integer if inner.integer else number
-        return Annotated[float | None, Parameter(help=text, converter=convert, allow_leading_hyphen=True, group=GROUP)]
+        kind, convert = (int, integer) if inner.integer else (float, number)
+        return Annotated[kind | None, Parameter(help=text, converter=convert, allow_leading_hyphen=True, group=GROUP)]
     return Annotated[str | None, Parameter(help=text, group=GROUP)]
 
 
@@ -116,15 +117,10 @@ def explain(
     from dashpot.schedules import from_name, split_name
     from dashpot.utils.strict_json import encode
 
-    length = DEFAULT_STEPS if steps is None else steps
-    if is_schedule:
-        kind, options = split_name(subject)
-        found = dp.explain(from_name(kind, length, **options), steps=length, lr=given.get("lr", 1.0))
-    else:
-        if schedule is not None:
-            kind, options = split_name(schedule)
-            given["schedule"] = from_name(kind, length, **options)
-        found = dp.explain(subject, **questions, **given)
+    if schedule is not None:
+        kind, options = split_name(schedule)
+        given["schedule"] = from_name(kind, DEFAULT_STEPS if steps is None else steps, **options)
+    found = dp.explain(subject, **questions, steps=steps if is_schedule else None, **given)
     print(encode(found.to_dict()) if json else found)
     if plot is not None:
         found.save(plot)
