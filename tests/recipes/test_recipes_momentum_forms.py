@@ -149,14 +149,38 @@ def test_autosgm_zero_noise_gain(pole):
     assert taps == pytest.approx((1 - pole) * (1 + zero) / (1 + pole), rel=1e-10)
 
 
+def weights(pole, zero):
+    """Return the impulse response of the filter with unit DC gain, truncated at 1e-18."""
+    gain = (1 - pole) / (1 - zero)
+    return [gain, *(gain * (pole - zero) * pole**k for k in range(int(42 / -math.log(pole))))]
+
+
+def noise_gain(pole, zero):
+    return math.fsum(h * h for h in weights(pole, zero))
+
+
 def test_autosgm_zero_has_a_higher_noise_gain_than_nesterov_and_heavy_ball():
-    """The gains are sums of squared taps of filters with unit DC gain."""
+    gains = [noise_gain(0.9, zero) for zero in (momentum_forms.autosgm_zero(0.9), 0.9 / 1.9, 0.0, -1.0)]
+    assert gains == pytest.approx([0.0817, 0.0706, 0.0526, 0.05], abs=5e-5)
 
-    def noise_gain(zero, pole=0.9):
-        return (1 - pole) ** 2 / (1 - zero) ** 2 * (1 + (pole - zero) ** 2 / (1 - pole**2))
 
-    gains = [noise_gain(zero) for zero in (momentum_forms.autosgm_zero(0.9), 0.9 / 1.9, 0.0)]
-    assert gains == pytest.approx([0.0817, 0.0706, 0.0526], abs=5e-5)
+ZEROS = [k / 1000 - 3 for k in range(3900)]  # -3 to 0.899
+
+
+@pytest.mark.parametrize("pole", [0.5, 0.9, 0.99])
+def test_autosgm_zero_has_the_least_ratio_of_noise_gain_to_first_weight(pole):
+    zero = momentum_forms.autosgm_zero(pole)
+    found = noise_gain(pole, zero) / weights(pole, zero)[0]
+    others = [noise_gain(pole, z) / weights(pole, z)[0] for z in ZEROS[::40]]
+    assert found <= min(others)
+    # the zeros are 0.04 apart, and the ratio is flat at the minimum
+    assert min(others) == pytest.approx(found, rel=0.02 if pole < 0.99 else 0.5)
+
+
+@pytest.mark.parametrize("pole", [0.5, 0.9, 0.99])
+def test_zero_of_least_noise_gain_is_minus_one(pole):
+    assert min(ZEROS[::40], key=lambda z: noise_gain(pole, z)) == pytest.approx(-1, abs=1e-9)
+    assert noise_gain(pole, -1.0) == pytest.approx((1 - pole) / 2, rel=1e-12)
 
 
 # ---- inverse conversions ---------------------------------------------------------------------------------------------

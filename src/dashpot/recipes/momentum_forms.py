@@ -182,8 +182,10 @@ def averaging_length(pole: Scalar) -> Scalar:
 def autosgm_zero(pole: float) -> float:
     """Return AutoSGM's recommended zero, 1 - sqrt(2 (1 - pole)).
 
-    With unit DC gain, the noise gain of the filter is (1-pole)(1+zero)/(1+pole), which is above that of Nesterov's
-    zero and of a zero of 0: for pole 0.9, the three gains are 0.0817, 0.0706 and 0.0526.
+    Of all filters with this pole and unit DC gain, it has the least ratio of noise gain to the weight of the newest
+    gradient, as the derivative of the ratio shows; the source gives no derivation. Its noise gain is not the least:
+    (1-pole)(1+zero)/(1+pole) is above the noise gains of Nesterov's zero, of a zero of 0, and of a zero of -1, which
+    has the least, (1-pole)/2. For pole 0.9, the four are 0.0817, 0.0706, 0.0526 and 0.05.
 
     Args:
         pole: In [1/2, 1), so that the zero is not negative.
