@@ -115,7 +115,9 @@ def _crossings(family: Family) -> list[float]:
     base, slope = (np.pad(part, (0, n - len(part))) for part in (family.base, family.slope))
     mixed = np.convolve(base, slope[::-1])
     found = [-b / s for b, s in zip(family.base_at, family.slope_at, strict=True) if s != 0]
-    for x in np.roots(np.trim_zeros(mixed - mixed[::-1], "f")):
+    odd = mixed - mixed[::-1]
+    odd[abs(odd) < 1e-15 * abs(odd).max()] = 0.0  # a negligible leading coefficient overflows in the division by it
+    for x in np.roots(odd):
         if abs(abs(x) - 1) < _ON_CIRCLE and abs(x.imag) > _ON_CIRCLE:
             unit = x / abs(x)
             below = complex(np.polyval(slope[::-1], unit))

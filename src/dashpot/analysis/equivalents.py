@@ -26,8 +26,9 @@ def equivalents(section: RationalFilter, rate: float | None, batch: int | None =
     lr = 1.0 if rate is None else rate
     names = ("torch_sgd", "average", "qhm", "autosgm", "filter", "length", *(() if batch is None else ("examples",)))
     form = section.first_order
-    if form is None:
-        note = f"The filter has order {section.order}; this form has one pole and one zero."
+    if form is None or form[0] < 0:
+        order = f"The filter has order {section.order}; this form has one pole and one zero."
+        note = order if form is None else "The pole is negative; this form has a pole in [0, 1)."
         return {name: Equivalent(None, note) for name in names}
     point = Point(*form)
     found = {

@@ -264,10 +264,10 @@ def debias_horizon(section: RationalFilter) -> int | None:
     if form is None:
         return _search_horizon(section)
     pole, zero, _ = form
-    carried = abs((pole - zero) / (1 - zero))  # 1 - S_t = carried pole^(t-1)
+    carried = abs((pole - zero) / (1 - zero))  # |1 - S_t| = carried |pole|^(t-1)
     if carried <= SETTLED:
         return 1
-    return 2 if pole == 0 else 1 + math.ceil(math.log(SETTLED / carried) / math.log(pole) - 1e-9)
+    return 2 if pole == 0 else 1 + math.ceil(math.log(SETTLED / carried) / math.log(abs(pole)) - 1e-9)
 
 
 def _search_horizon(section: RationalFilter) -> int:
