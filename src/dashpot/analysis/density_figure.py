@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dashpot.analysis.response_figure import write_note
-from dashpot.figures import new_figure
+from dashpot.figures import color, new_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +28,10 @@ def draw(result: Temperature, ax: Axes | Sequence[Axes] | None) -> Figure:
         return figure
     width = 4 * math.sqrt(result.variance)
     w = np.linspace(-width, width, 241)
-    panel.plot(w, result.density(w), label="stationary density")
     small = result.variance * result.small_rate_temperature / result.temperature
-    panel.plot(w, np.exp(-(w**2) / (2 * small)) / math.sqrt(2 * math.pi * small), "--", label="limit of small rates")
+    limit = np.exp(-(w**2) / (2 * small)) / math.sqrt(2 * math.pi * small)
+    panel.plot(w, result.density(w), color=color(0), label="stationary density")
+    panel.plot(w, limit, color=color("muted"), linestyle="--", label="limit of small rates")
     panel.set_xlabel("weight, relative to the minimum")
     panel.set_ylabel("density")
     panel.legend()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dashpot.figures import new_figure
+from dashpot.figures import color, label_lines, new_figure, tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dashpot.analysis.filter_response import Response
 
-_MOST_STEPS = 400
+_FEWEST_STEPS, _MOST_STEPS = 12, 400
 
 
 def draw(result: Response, ax: Axes | Sequence[Axes] | None) -> Figure:
@@ -36,15 +36,13 @@ def draw(result: Response, ax: Axes | Sequence[Axes] | None) -> Figure:
 def write_note(panel: Axes, text: str) -> None:
     """Write a sentence in the middle of empty axes."""
     panel.set_axis_off()
-    panel.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=panel.transAxes)
+    panel.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color=color("muted"), transform=panel.transAxes)
 
 
 def unit_circle(panel: Axes) -> None:
     """Draw the unit circle of the z plane, inside which roots decay."""
-    angle = np.linspace(0, 2 * math.pi, 181)
-    panel.plot(np.cos(angle), np.sin(angle), color="0.6", linewidth=0.8)
-    panel.axhline(0, color="0.8", linewidth=0.6)
-    panel.axvline(0, color="0.8", linewidth=0.6)
+    angle = np.linspace(0, 2 * math.pi, 121)
+    panel.plot(np.cos(angle), np.sin(angle), color=color("rule"), linewidth=1.0)
     panel.set_aspect("equal", adjustable="datalim")
     panel.set_xlabel("real part of z")
     panel.set_ylabel("imaginary part of z")
@@ -58,26 +56,39 @@ def coordinates(roots: Sequence[complex]) -> tuple[list[float], list[float]]:
 def pole_zero_map(panel: Axes, poles: Sequence[complex], zeros: Sequence[complex]) -> None:
     """Draw poles as crosses and zeros as circles in the z plane."""
     unit_circle(panel)
-    panel.scatter(*coordinates(poles), marker="x", color="C0", label="poles", zorder=3)
-    panel.scatter(*coordinates(zeros), marker="o", facecolors="none", edgecolors="C1", label="zeros", zorder=3)
-    panel.set_title("poles (x) and zeros (o)")
+    style = {"linestyle": "none", "markersize": 7, "markeredgewidth": 1.6, "fillstyle": "none"}
+    for name, roots, marker, series in (("poles", poles, "x", 0), ("zeros", zeros, "o", 1)):
+        panel.plot(*coordinates(roots), marker=marker, color=color(series), label=name, zorder=3, **style)
+    panel.legend(loc="lower left")
+    panel.set_title("poles and zeros")
 
 
 def _responses(panel: Axes, result: Response) -> None:
-    n = int(min(_MOST_STEPS, max(12, 4 * (result.time_constant or 0))))
-    k = np.arange(n)
-    scale = result.dc_gain or 1.0
-    panel.plot(k, result.impulse(n) / abs(result.impulse(n)).max(), label="impulse, relative to its maximum")
-    panel.plot(k, result.step(n) / scale, label="step, relative to the DC gain")
+    n = int(min(_MOST_STEPS, max(_FEWEST_STEPS, 4 * (result.time_constant or 0))))
+    k, impulse = np.arange(n), result.impulse(n)
+    panel.plot(k, impulse / (abs(impulse).max() or 1.0), color=color(0), label="impulse")
+    panel.plot(k, result.step(n) / (result.dc_gain or 1.0), color=color(1), label="step")
     panel.set_xlabel("steps")
+    panel.set_ylabel("relative to maximum, DC gain")
     panel.set_title("response")
-    panel.legend()
+    label_lines(panel)
 
 
 def _gain(panel: Axes, result: Response) -> None:
-    omega = np.geomspace(math.pi / 1000, math.pi, 200)
-    panel.loglog(omega, abs(result.at(omega)), label="gain")
+    omega = np.geomspace(math.pi / 1000, math.pi, 120)
+    [line] = panel.loglog(omega, abs(result.at(omega)), color=color(0))
+    tag(line, "gain", "gain |H|")
     if result.half_power is not None:
-        panel.axvline(result.half_power, color="0.6", linestyle="--", linewidth=0.8)
+        panel.axvline(result.half_power, color=color("muted"), linestyle="--", linewidth=1.0)
+        panel.annotate(
+            "half power",
+            (result.half_power, 0.04),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            color=color("muted"),
+        )
     panel.set_xlabel("frequency in radians per step")
-    panel.set_title("gain |H|")
+    panel.set_ylabel("gain |H|")
+    panel.set_title("gain over frequency")

@@ -9,7 +9,7 @@ import numpy as np
 from dashpot.analysis.closed_loop import by_product, roots, spectral_radius
 from dashpot.analysis.response_figure import coordinates, unit_circle, write_note
 from dashpot.analysis.stability_regions import StabilityRegion, region_of
-from dashpot.figures import new_figure
+from dashpot.figures import color, label_lines, new_figure, tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from dashpot.analysis.quadratic_stability import Stability
 
-_LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0)
+_LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99, 1.0)  # upper limits of the spectral radius of nested areas
 
 
 def draw(result: Stability, ax: Axes | Sequence[Axes] | None) -> Figure:
     """Draw the stability of a recipe on two axes."""
-    figure, axes = new_figure("Stability.plot", columns=2, size=(9.6, 3.6), ax=ax)
+    figure, axes = new_figure("Stability.plot", columns=2, size=(9.6, 3.8), ax=ax)
     section = result.form.filter
     if section is None or section.gain <= 0 or not section.is_stable:
         for panel in axes:
@@ -46,40 +46,61 @@ def draw_region(region: StabilityRegion, ax: Axes | Sequence[Axes] | None) -> Fi
 
 
 def _region(panel: Axes, region: StabilityRegion) -> None:
-    panel.contourf(region.poles, region.values, region.radius, levels=_LEVELS, cmap="Blues_r", alpha=0.7)
-    panel.contour(region.poles, region.values, region.radius, levels=[1.0], colors="C0", linewidths=1.5)
-    pole, value = region.setting
+    for level in _LEVELS:  # nested areas, darker where errors decay faster
+        panel.contourf(
+            region.poles, region.values, region.radius, levels=[-1.0, level], colors=[color("stable")], alpha=0.13
+        )
     if region.critical is not None:
-        panel.plot(region.poles, region.critical, color="C1", linestyle="--", linewidth=1.2)
-        panel.set_ylabel("learning rate x gain x curvature")
-        panel.set_title(f"stable settings, zero {region.zero:.4g}")
+        _over_products(panel, region, region.critical)
     else:
-        panel.plot(region.poles, region.poles, color="0.6", linewidth=0.8)
-        panel.set_ylabel("zero")
-        panel.set_title(f"stable settings, effective rate x curvature {region.product:.4g}")
+        _over_zeros(panel, region)
     panel.set_xlabel("pole")
     panel.set_ylim(region.values[0], region.values[-1])
+    label_lines(panel)
+    pole, value = region.setting
     if value is None:
-        panel.axvline(pole, color="C3", linewidth=1.0)
+        panel.axvline(pole, color=color("accent"), linewidth=1.2, linestyle="--")
     else:
-        panel.plot([pole], [value], marker="o", color="C3", markeredgecolor="white", markersize=8)
+        mark = panel.scatter([pole], [value], s=55, color=color("accent"), edgecolors="white", zorder=4)
+        tag(mark, "setting", "setting")
+
+
+def _over_products(panel: Axes, region: StabilityRegion, critical: np.ndarray) -> None:
+    panel.plot(region.poles, region.upper, color=color("unstable"), label="stability limit")
+    panel.plot(region.poles, critical, color=color("muted"), linestyle="--", label="critical damping")
+    panel.set_ylabel("rate x gain x curvature")
+    panel.set_title(f"stable products, zero {region.zero:.4g}")
+
+
+def _over_zeros(panel: Axes, region: StabilityRegion) -> None:
+    for end, inside in (
+        (region.lower, region.lower > region.values[0]),
+        (region.upper, region.upper < region.values[-1]),
+    ):
+        [line] = panel.plot(region.poles, np.where(inside, end, np.nan), color=color("unstable"))
+        tag(line, "stability-limit", "stability limit")
+    panel.plot(region.poles, region.poles, color=color("muted"), label="zero = pole")
+    panel.plot(region.poles, region.poles / (1 + region.poles), color=color("muted"), linestyle="--", label="Nesterov")
+    panel.set_ylabel("zero")
+    panel.set_title(f"stable zeros, effective rate x curvature {region.product:.4g}")
 
 
 def _radius_curve(panel: Axes, result: Stability) -> None:
     """Draw the spectral radius over rate times curvature, of a filter of any order."""
     section, shrink = result.form.filter, result.form.shrink or 0.0
     assert section is not None
-    highest = 1.3 * (result.largest_product or 1.0)
-    products = np.linspace(0, highest, 200)
+    products = np.linspace(0, 1.3 * (result.largest_product or 1.0), 200)
     family = by_product(section.reduced(), shrink)
-    panel.plot(products, [spectral_radius(roots(family.at(float(s)))) for s in products])
-    panel.axhline(1.0, color="0.6", linestyle="--", linewidth=0.8)
+    panel.plot(products, [spectral_radius(roots(family.at(float(s)))) for s in products], color=color(0))
+    panel.axhline(1.0, color=color("unstable"), linestyle="--", linewidth=1.0)
     panel.set_xlabel("learning rate x curvature")
+    panel.set_ylabel("spectral radius")
     panel.set_title("factor on an error per step")
 
 
 def _roots(panel: Axes, result: Stability) -> None:
     """Draw the roots of the characteristic polynomial."""
     unit_circle(panel)
-    panel.scatter(*coordinates(result.roots), marker="x", color="C3", zorder=3)
-    panel.set_title("roots" if result.roots else "roots: no curvature given")
+    points = panel.scatter(*coordinates(result.roots), marker="x", s=45, color=color("accent"), zorder=3)
+    tag(points, "roots")
+    panel.set_title("roots at the given curvature" if result.roots else "roots: no curvature given")

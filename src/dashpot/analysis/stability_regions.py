@@ -38,7 +38,7 @@ class StabilityRegion(Analysis):
         poles: Poles, the x axis.
         values: Products rate * gain * curvature, or zeros: the y axis.
         radius: Spectral radius of each point, with the shape (len(values), len(poles)); stable below 1.
-        limit: For "pole-product", the largest stable product of each pole; otherwise None.
+        lower, upper: Ends of the stable interval of y for each pole, clipped to `values`; NaN without one.
         critical: For "pole-product", the product of critical damping of each pole, NaN without one; otherwise None.
         zero: For "pole-product", the zero of the filter; otherwise None.
         product: For "pole-zero", effective learning rate times curvature; otherwise None.
@@ -49,7 +49,8 @@ class StabilityRegion(Analysis):
     poles: Grid
     values: Grid
     radius: Grid
-    limit: Grid | None
+    lower: Grid
+    upper: Grid
     critical: Grid | None
     zero: float | None
     product: float | None
@@ -107,7 +108,7 @@ def stability_region(
     Example:
         >>> import dashpot as dp
         >>> region = stability_region(dp.HeavyBall.recipe_for(lr=0.1, momentum=0.9), curvature=10.0)
-        >>> region.setting, region.limit[:1]
+        >>> region.setting, region.upper[:1]
         ((0.9, 1.0), array([2.]))
     """
     check("stability_region", "curvature", curvature, Optional(POSITIVE))
@@ -143,10 +144,9 @@ def _over_products(
 ) -> StabilityRegion:
     pole, zero, gain = point
     sections = [RationalFilter((zero,), (float(p),)) for p in poles]
-    bounds = [stable_range(by_product(section, shrink)) for section in sections]
-    limit = np.array([0.0 if item is None else item[1] for item in bounds])
+    bounds = np.array([stable_range(by_product(section, shrink)) or (np.nan, np.nan) for section in sections])
     critical = [critical_product(section, shrink) for section in sections]
-    highest = 1.15 * max(limit.max(), 0.1)
+    highest = 1.15 * float(np.nanmax([*bounds[:, 1], 0.1]))
     if product is not None:
         highest = min(max(highest, 1.15 * product * gain), 4 * highest)
     values = np.linspace(0, highest, _VALUES)
@@ -155,7 +155,8 @@ def _over_products(
         poles=poles,
         values=values,
         radius=radius_of(poles[None, :], zero, values[:, None], shrink),
-        limit=limit,
+        lower=np.maximum(bounds[:, 0], 0.0),
+        upper=bounds[:, 1],
         critical=np.array([np.nan if item is None else item for item in critical]),
         zero=zero,
         product=None,
@@ -169,18 +170,34 @@ def _over_zeros(
     pole, zero, gain = point
     effective = 1.0 if product is None else product * gain * (1 - zero) / (1 - pole)
     values = np.linspace(min(_ZEROS[0], 1.2 * zero), _ZEROS[1], _VALUES)
+    lower, upper = _stable_zeros(poles, effective, shrink)
     p, q = poles[None, :], values[:, None]
     return StabilityRegion(
         axes="pole-zero",
         poles=poles,
         values=values,
         radius=radius_of(p, q, effective * (1 - p) / (1 - q), shrink),
-        limit=None,
+        lower=np.clip(lower, values[0], values[-1]),
+        upper=np.clip(upper, values[0], values[-1]),
         critical=None,
         zero=None,
         product=effective,
         setting=(pole, zero),
     )
+
+
+def _stable_zeros(pole: Grid, effective: float, shrink: float) -> tuple[Grid, Grid]:
+    """Return the ends of the stable interval of zeros at constant effective rate times curvature.
+
+    With a = effective (1 - pole)/(1 - zero), the conditions a (1 + zero) < (2 - shrink)(1 + pole) and
+    pole (1 - shrink) - a zero < 1 bound the zero from above and from below.
+    """
+    scaled, damped, room = effective * (1 - pole), (2 - shrink) * (1 + pole), 1 - pole * (1 - shrink)
+    upper = (damped - scaled) / (damped + scaled)
+    excess = scaled - room
+    lower = np.where(excess > 0, -room / np.where(excess > 0, excess, 1.0), -np.inf)
+    empty = lower >= upper
+    return np.where(empty, np.nan, lower), np.where(empty, np.nan, upper)
 
 
 def radius_of(pole: Any, zero: Any, a: Any, shrink: float) -> Grid:
