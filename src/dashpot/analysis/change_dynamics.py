@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from dashpot.analysis.result import Analysis, Quantity, text_of
 from dashpot.analysis.step_recording import QUANTITIES, STATISTICS, StepRecording, StepRow
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TOLERANCE = {torch.float64: 1e-12}
-_ROUNDED_TOLERANCE = 1e-5  # a step in float32 differs from its replay in float64 by several roundings
+_TOLERANCE = 1e-12
+_ROUNDINGS = 16  # of arithmetic and state, by which a step differs from its replay in float64
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ def dynamics(recording: StepRecording) -> Dynamics:
     if not isinstance(recording, StepRecording):
         raise ArgumentError(f"dynamics: recording must be a recording of record_steps, got {shown(recording)}.")
     found = {
-        name: _tensor_dynamics(rows, _TOLERANCE.get(recording.dtypes[name], _ROUNDED_TOLERANCE))
+        name: _tensor_dynamics(rows, max(_TOLERANCE, _ROUNDINGS * recording.precisions[name]))
         for name, rows in recording.rows.items()
         if rows and rows[0].kept["w"].size
     }

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from dashpot.analysis.step_forms import StepForm, has_constant_pole, step_form
 from dashpot.analysis.step_recursion import Carry, Row, recursion
 from dashpot.analysis.step_replay import StepInputs, replay
-from dashpot.constraints import Interval, OneOf, Optional, check, shown, unknown
+from dashpot.constraints import Interval, Optional, check, shown, unknown
 from dashpot.engine.dtensor import is_dtensor
 from dashpot.engine.eager import new_slots, real_view
 from dashpot.engine.program import COMPENSATION, StepScalars, compute_dtype
@@ -76,7 +76,7 @@ class StepRecording:
         owner: Class name of the optimizer.
         rows: Recorded rows by name of the tensor.
         shapes: Shape of each recorded tensor by name.
-        dtypes: Compute precision of each recorded tensor by name.
+        precisions: Precision of arithmetic and state of each recorded tensor by name, the smallest relative difference.
         every: Number of steps between rows.
     """
 
@@ -84,7 +84,7 @@ class StepRecording:
         self.owner, self.every = type(optimizer).__name__, every
         self.rows: dict[str, list[StepRow]] = {name: [] for name in chosen}
         self.shapes = {name: tuple(p.shape) for name, p in chosen.items()}
-        self.dtypes = {name: compute_dtype(p.dtype) for name, p in chosen.items()}
+        self.precisions = {name: _precision(optimizer, p) for name, p in chosen.items()}
         self._params = dict(chosen)
         self._kept = {name: _kept_elements(_as_reals(p).numel(), elements) for name, p in chosen.items()}
         self._carry: dict[str, Carry] = {}
@@ -216,11 +216,12 @@ def record_steps(
     check(owner, "every", every, _COUNT)
     check(owner, "elements", elements, Optional(_COUNT))
     for group in optimizer.param_groups:
-        check(owner, "capturable of the optimizer", bool(group.get("capturable", False)), OneOf((False,)))
+        for flag in ("capturable", "differentiable"):
+            if group.get(flag, False):
+                raise ArgumentError(f"{owner}: optimizer must have {flag}=False, got {flag}=True.")
         reason = step_form(optimizer._recipe_of(group)).reason
         if reason:
             raise ArgumentError(f"{owner}: {type(optimizer).__name__} has no first-order recursion: {reason}.")
-    check(owner, "differentiable of the optimizer", bool(optimizer.defaults["differentiable"]), OneOf((False,)))
     return StepRecording(optimizer, _chosen(optimizer, names), every, elements)
 
 
@@ -291,6 +292,12 @@ def _statistics(x: Tensor) -> tuple[float, ...]:
 
 def _largest(x: Tensor) -> float:
     return float(x.abs().max()) if x.numel() else 0.0
+
+
+def _precision(optimizer: Optimizer, p: Tensor) -> float:
+    """Return the coarsest precision in which the optimizer computes the change of a parameter, or stores its state."""
+    stored = optimizer.options.storage(p.dtype).state_dtype
+    return max(torch.finfo(dtype).eps for dtype in (compute_dtype(p.dtype), stored) if dtype is not None)
 
 
 def _kept_elements(count: int, elements: int | None) -> Tensor:

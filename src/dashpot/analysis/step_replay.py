@@ -106,7 +106,7 @@ def replay(inputs: StepInputs, form: StepForm) -> LinearStep:
     return LinearStep(
         u,
         y,
-        torch.where(affine.factor.isfinite(), affine.factor, 0.0),
+        affine.factor,
         rate,
         rate * affine.decay + shrink,
         rate * affine.published + shrink,
@@ -127,7 +127,8 @@ def _followed(line: BoundStage, c: Any, before: Signal, after: Signal, affine: _
         published = float(c.decay) / factor if factor else 0.0
         return affine._replace(decay=affine.decay + float(c.decay), published=affine.published + published)
     if after.d is not before.d:
-        return affine.times(before.d / after.d)
+        ratio = before.d / after.d
+        return affine.times(torch.where(ratio.isfinite(), ratio, 0.0))
     return affine
 
 
