@@ -103,8 +103,8 @@ def test_changes_stay_below_bound_of_the_run(settings):
 
 
 def test_bound_of_the_repository_fails_for_an_initial_change():
-    # The repository prints sup alpha (sup|dw_0| + sup|e|/(1 - zero)). dw_0 already contains alpha, so that its term must
-    # be divided by the initial alpha; the elementwise bound does this.
+    # The repository prints sup alpha (sup|dw_0| + sup|e|/(1 - zero)). dw_0 already contains alpha: its term must
+    # be divided by the initial alpha, as in the elementwise bound.
     w = START.clone().requires_grad_()
     optimizer = dp.HeavyBall([w], lr=1e-3, pole=0.9)
     w.grad = torch.full_like(w, 1e3)

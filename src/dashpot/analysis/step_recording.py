@@ -172,7 +172,7 @@ class StepRecording:
 
 def record_steps(
     optimizer: Optimizer,
-    names: Iterable[str] | None = None,
+    names: Iterable[str] | Mapping[str, Tensor] | None = None,
     *,
     every: int = 1,
     elements: int | None = None,
@@ -186,7 +186,7 @@ def record_steps(
     Args:
         optimizer: A dashpot optimizer, in any training loop.
         names: Names of the parameters to record, or their indices as strings if the optimizer was created without
-            names. Default: all.
+            names; or a mapping from names to parameters, such as `dict(model.named_parameters())`. Default: all.
         every: Number of steps between recorded steps, an integer >= 1.
         elements: Number of elements per tensor whose values are kept, evenly spaced, an integer >= 1. Default: all.
             Statistics always cover all elements.
@@ -225,21 +225,14 @@ def record_steps(
     return StepRecording(optimizer, _chosen(optimizer, names), every, elements)
 
 
-def _chosen(optimizer: Optimizer, names: Iterable[str] | None) -> dict[str, Tensor]:
+def _chosen(optimizer: Optimizer, names: Iterable[str] | Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Return the chosen parameters by name, in the order of the optimizer."""
-    params: dict[str, Tensor] = {}
-    for group in optimizer.param_groups:
-        start = len(params)
-        known = group.get("param_names") or [str(start + i) for i in range(len(group["params"]))]
-        params |= dict(zip(known, group["params"], strict=True))
-    if names is not None:
-        if isinstance(names, str) or not isinstance(names, Iterable):
-            raise ArgumentError(f"record_steps: names must be a sequence of names, got {shown(names)}.")
-        wanted = list(names)
-        for name in wanted:
-            if name not in params:
-                raise unknown("parameter", name, params)
-        params = {name: p for name, p in params.items() if name in wanted}
+    if isinstance(names, Mapping):
+        params = _given(optimizer, names)
+    else:
+        params = _named(optimizer)
+        if names is not None:
+            params = _selected(params, names)
     if not params:
         raise ArgumentError("record_steps: names must contain at least one parameter, got none.")
     for name, p in params.items():
@@ -248,6 +241,33 @@ def _chosen(optimizer: Optimizer, names: Iterable[str] | None) -> dict[str, Tens
         if is_dtensor(p):
             raise ArgumentError(f"record_steps: parameters must not be sharded, got the DTensor {name}.")
     return params
+
+
+def _given(optimizer: Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    members = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, p in names.items():
+        if id(p) not in members:
+            raise ArgumentError(f"record_steps: names must map to parameters of the optimizer, got {name!r}.")
+    return dict(names)
+
+
+def _named(optimizer: Optimizer) -> dict[str, Tensor]:
+    params: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        start = len(params)
+        known = group.get("param_names") or [str(start + i) for i in range(len(group["params"]))]
+        params |= dict(zip(known, group["params"], strict=True))
+    return params
+
+
+def _selected(params: Mapping[str, Tensor], names: Any) -> dict[str, Tensor]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ArgumentError(f"record_steps: names must be a sequence of names, got {shown(names)}.")
+    wanted = list(names)
+    for name in wanted:
+        if name not in params:
+            raise unknown("parameter", name, params)
+    return {name: p for name, p in params.items() if name in wanted}
 
 
 def _constant_settings(inputs: StepInputs, form: StepForm) -> tuple[float, float] | None:

@@ -127,7 +127,7 @@ def _followed(line: BoundStage, c: Any, before: Signal, after: Signal, affine: _
         published = float(c.decay) / factor if factor else 0.0
         return affine._replace(decay=affine.decay + float(c.decay), published=affine.published + published)
     if after.d is not before.d:
-        ratio = before.d / after.d
+        ratio = before.d / torch.as_tensor(after.d)
         return affine.times(torch.where(ratio.isfinite(), ratio, 0.0))
     return affine
 

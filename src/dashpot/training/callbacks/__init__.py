@@ -14,6 +14,7 @@ from dashpot.training.callbacks.progress import Progress
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.save_on_signal import SaveOnSignal
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
+from dashpot.training.callbacks.step_dynamics import StepDynamics
 from dashpot.training.callbacks.tensorboard import TensorBoard
 from dashpot.training.callbacks.tracking_loggers import Trackio, WandB
 
@@ -34,6 +35,7 @@ __all__ = [
     "Recorder",
     "SaveOnSignal",
     "Schedule",
+    "StepDynamics",
     "TensorBoard",
     "Trackio",
     "WandB",
