@@ -9,7 +9,7 @@ import numpy as np
 
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError
-from dashpot.figures import new_figure
+from dashpot.figures import color, label_lines, new_figure, tag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,39 +17,37 @@ if TYPE_CHECKING:
 
     from dashpot.analysis.change_dynamics import TensorDynamics
 
-_PANELS = (
-    ("alpha", "rate |alpha|"),
-    ("r", "ratio r"),
-    ("e", "input |e|"),
-    ("dw", "change |Dw|"),
-)
+_PANELS = {"alpha": "rate alpha", "r": "ratio r of successive rates", "e": "input |e|", "dw": "change |Dw|"}
 
 
 def draw_dynamics(tensor: TensorDynamics, name: str, ax: Axes | Sequence[Axes] | None) -> Figure:
     """Draw the quantities of one tensor in four panels."""
-    figure, axes = new_figure("Dynamics.plot", 2, 2, size=(8.0, 5.2), ax=ax)
-    for panel, (quantity, label) in zip(axes, _PANELS, strict=True):
+    figure, axes = new_figure("Dynamics.plot", 2, 2, size=(8.4, 5.4), ax=ax)
+    for number, (panel, (quantity, title)) in enumerate(zip(axes, _PANELS.items(), strict=True)):
         values = getattr(tensor, quantity)
-        _draw_bands(panel, tensor.steps, values if quantity == "r" else np.abs(values))
-        if quantity != "r":
-            _set_log(panel, values)
-        panel.set_title(f"{label}, {name}", fontsize="medium", loc="left")
+        values = values if quantity == "r" else np.abs(values)
+        _draw_bands(panel, tensor.steps, values, quantity)
+        if values.max() > 0 and quantity != "r":
+            panel.set_yscale("log", nonpositive="mask")
+        panel.set_title(title if ax is not None or number else f"{title}, {name}", loc="left")
         panel.set_xlabel("step")
-    axes[3].plot(tensor.steps, tensor.bound.max(axis=1), color="C3", linestyle="--", label="largest bound")
-    axes[3].legend(frameon=False, fontsize="small")
+    bound = axes[3].plot(tensor.steps, tensor.bound.max(axis=1), color=color("unstable"), linestyle="--", label="bound")
+    tag(bound[0], "bound")
+    for panel in axes:
+        label_lines(panel)
     return figure
 
 
-def _draw_bands(panel: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+def _draw_bands(panel: Axes, steps: np.ndarray, values: np.ndarray, quantity: str) -> None:
+    """Draw the median, the middle 50 % and 90 %, and the largest of the elements."""
     low, lower, median, upper, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
-    panel.fill_between(steps, low, high, color="C0", alpha=0.15, linewidth=0, label="90 % of the elements")
-    panel.fill_between(steps, lower, upper, color="C0", alpha=0.3, linewidth=0, label="50 %")
-    panel.plot(steps, median, color="C0", label="median")
-
-
-def _set_log(panel: Axes, values: np.ndarray) -> None:
-    if np.abs(values).max() > 0:
-        panel.set_yscale("log", nonpositive="mask")
+    shade = color("accent")
+    panel.fill_between(steps, low, high, color=shade, alpha=0.15, linewidth=0)
+    panel.fill_between(steps, lower, upper, color=shade, alpha=0.3, linewidth=0)
+    lines = panel.plot(steps, median, color=shade, label="median")
+    lines += panel.plot(steps, values.max(axis=1), color=color("muted"), linewidth=0.8, label="largest")
+    for line in lines:
+        tag(line, f"{quantity}-{line.get_label()}")
 
 
 def draw_path(path: np.ndarray, steps: np.ndarray, i: int | None, j: int | None, ax: Axes | None) -> Figure:
@@ -67,11 +65,14 @@ def draw_path(path: np.ndarray, steps: np.ndarray, i: int | None, j: int | None,
         points = path[:, [i, j]]
         labels = [f"change of element {index}" for index in (i, j)]
     figure, (panel,) = new_figure(owner, size=(5.0, 4.2), ax=ax)
-    panel.plot(*points.T, color="C0", linewidth=1, marker=".", markersize=3)
-    panel.plot(*points[0], marker="o", color="C0", markerfacecolor="white")
-    panel.annotate(f"before step {steps[0]}", points[0], textcoords="offset points", xytext=(6, 4), fontsize="small")
-    panel.plot(*points[-1], marker="o", color="C0")
-    panel.annotate(f"after step {steps[-1]}", points[-1], textcoords="offset points", xytext=(6, 4), fontsize="small")
+    [line] = panel.plot(*points.T, color=color("accent"), linewidth=1, marker=".", markersize=3)
+    tag(line, "path", "path")
+    for point, text, fill in (
+        (points[0], f"before step {steps[0]}", "paper"),
+        (points[-1], f"after step {steps[-1]}", "accent"),
+    ):
+        panel.plot(*point, marker="o", color=color("accent"), markerfacecolor=color(fill))
+        panel.annotate(text, point, textcoords="offset points", xytext=(7, 5), color=color("ink"), fontsize=9)
     panel.set_xlabel(labels[0])
     panel.set_ylabel(labels[1])
     return figure
