@@ -21,7 +21,7 @@ def test_plot_shows_quantiles_of_elements(found):
     assert np.allclose(lines[0, "largest"].get_ydata(), alpha.max(axis=1), rtol=1e-12)
     assert np.allclose(lines[3, "bound"].get_ydata(), found["3.weight"].bound.max(axis=1), rtol=1e-12)
     assert "3.weight" in figure.axes[0].get_title(loc="left")
-    assert 'id="steps-alpha-median"' in svg(figure, key="steps", title="Rates")
+    assert 'id="steps-median"' in svg(figure, key="steps", title="Rates")
 
 
 def test_plot_uses_given_axes(found):

@@ -26,7 +26,7 @@ def draw_dynamics(tensor: TensorDynamics, name: str, ax: Axes | Sequence[Axes] |
     for number, (panel, (quantity, title)) in enumerate(zip(axes, _PANELS.items(), strict=True)):
         values = getattr(tensor, quantity)
         values = values if quantity == "r" else np.abs(values)
-        _draw_bands(panel, tensor.steps, values, quantity)
+        _draw_bands(panel, tensor.steps, values)
         if values.max() > 0 and quantity != "r":
             panel.set_yscale("log", nonpositive="mask")
         panel.set_title(title if ax is not None or number else f"{title}, {name}", loc="left")
@@ -35,10 +35,14 @@ def draw_dynamics(tensor: TensorDynamics, name: str, ax: Axes | Sequence[Axes] |
     tag(bound[0], "bound")
     for panel in axes:
         label_lines(panel)
+    if ax is None:
+        layout: Any = figure.get_layout_engine()
+        layout.set(wspace=0.08)  # room for labels
+        figure.supxlabel("bands: 50 % and 90 % of the elements", fontsize="small", color=color("muted"))
     return figure
 
 
-def _draw_bands(panel: Axes, steps: np.ndarray, values: np.ndarray, quantity: str) -> None:
+def _draw_bands(panel: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     """Draw the median, the middle 50 % and 90 %, and the largest of the elements."""
     low, lower, median, upper, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95), axis=1)
     shade = color("accent")
@@ -47,7 +51,7 @@ def _draw_bands(panel: Axes, steps: np.ndarray, values: np.ndarray, quantity: st
     lines = panel.plot(steps, median, color=shade, label="median")
     lines += panel.plot(steps, values.max(axis=1), color=color("muted"), linewidth=0.8, label="largest")
     for line in lines:
-        tag(line, f"{quantity}-{line.get_label()}")
+        tag(line, str(line.get_label()))
 
 
 def draw_path(path: np.ndarray, steps: np.ndarray, i: int | None, j: int | None, ax: Axes | None) -> Figure:
