@@ -7,25 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dashpot.data.seeding import generator
 from dashpot.optimizers.base import Optimizer
 
 _BLOCK = 64  # steps of noise drawn at once
 
 
-def normal_noise(seeds: Sequence[int], copies: int) -> Iterator[Tensor]:
-    """Yield standard normal tensors of shape (seeds, copies); a row depends only on its seed.
+def normal_noise(key: str, seeds: Sequence[int], copies: int) -> Iterator[Tensor]:
+    """Yield standard normal tensors of shape (seeds, copies); a row depends only on its seed and on `key`.
 
-    >>> rows = [next(normal_noise(seeds, copies=3)) for seeds in ([0, 1], [1])]
+    >>> rows = [next(normal_noise("weights", seeds, copies=3)) for seeds in ([0, 1], [1])]
     >>> torch.equal(rows[0][1], rows[1][0])
     True
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [generator(key, seed) for seed in seeds]
     while True:
         draws = [torch.randn(_BLOCK, copies, generator=g, dtype=torch.float64) for g in generators]
         yield from torch.stack(draws, dim=1)
 
 
-def descend(
+def sample_path(
     create: Callable[[list[Tensor]], Optimizer],
     gradient: Callable[[Tensor], Tensor],
     start: Tensor,
@@ -35,7 +36,7 @@ def descend(
     every: int = 1,
     after_step: Callable[[int, Tensor, Optimizer], None] | None = None,
 ) -> Tensor:
-    """Return weights on the path of an optimizer that acts elementwise on all copies.
+    """Return weights at regular intervals on the path of an optimizer that acts elementwise on all copies.
 
     Args:
         create: Function that creates the optimizer from the list of parameters.
@@ -50,7 +51,7 @@ def descend(
         Tensor of shape (times, *start.shape): the weights after `keep_from`, `keep_from + every`, ... steps.
 
     >>> import dashpot as dp
-    >>> descend(lambda w: dp.SGD(w, lr=0.5), lambda w: w, torch.ones(1), 4, every=2).flatten()
+    >>> sample_path(lambda w: dp.SGD(w, lr=0.5), lambda w: w, torch.ones(1), 4, every=2).flatten()
     tensor([1.0000, 0.2500, 0.0625])
     """
     weight = start.clone()
@@ -59,7 +60,7 @@ def descend(
     for step in range(1, steps + 1):
         weight.grad = gradient(weight)
         optimizer.step()
-        if step >= keep_from and (step - keep_from) % every == 0 and step > 0:
+        if step >= keep_from and (step - keep_from) % every == 0:
             kept.append(weight.clone())
         if after_step is not None:
             after_step(step, weight, optimizer)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.experiments.copies import descend, normal_noise
+from dashpot.experiments.copies import normal_noise, sample_path
 from dashpot.optimizers.base import Optimizer
 from dashpot.optimizers.torch_compatible import SGD
 
@@ -113,7 +113,7 @@ def simulate(
     Escapes are counted until the end of the burn-in. Copies that have not escaped count with their time at risk, as in
     the maximum-likelihood estimate of an exponential distribution with censoring.
     """
-    draws = normal_noise(seeds, copies)
+    draws = normal_noise("double well", seeds, copies)
     start = torch.ones(len(seeds), copies, dtype=torch.float64)
     start[:, : copies // 2] = -1.0
     waiting = start < 0
@@ -131,7 +131,7 @@ def simulate(
         escapes.add_(arrived.sum(1))
         waiting.logical_and_(~arrived)
 
-    kept = descend(
+    kept = sample_path(
         create or (lambda w: SGD(w, lr=lr)),
         gradient,
         start,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dashpot.experiments.copies import descend, normal_noise
+from dashpot.experiments.copies import normal_noise, sample_path
 from dashpot.optimizers.base import Optimizer
 
 Create = Callable[[list[Tensor]], Optimizer]
@@ -23,22 +23,23 @@ def stationary_weights(
     every: int,
     noise: float = 1.0,
     batch: int = 1,
+    key: str = "equilibrium",
 ) -> Tensor:
     """Return weights of shape (seeds, samples * copies) after `burn_in` steps from w = 0.
 
     The loss is w^2/2, so its curvature is 1. The gradient of one example has variance `noise`; the mean over a batch
-    has variance noise/batch, and is drawn directly.
+    has variance noise/batch, and is drawn directly. `key` selects the random numbers.
 
     >>> import dashpot as dp
     >>> w = stationary_weights(lambda w: dp.SGD(w, lr=0.5), [0], copies=2000, burn_in=50, samples=2, every=20)
     >>> w.shape, abs(w.var().item() / (0.5 / 1.5) - 1) < 0.1
     (torch.Size([1, 4000]), True)
     """
-    draws = normal_noise(seeds, copies)
+    draws = normal_noise(key, seeds, copies)
     scale = (noise / batch) ** 0.5
     start = torch.zeros(len(seeds), copies, dtype=torch.float64)
     steps = burn_in + every * (samples - 1)
-    kept = descend(create, lambda w: w + scale * next(draws), start, steps, keep_from=burn_in, every=every)
+    kept = sample_path(create, lambda w: w + scale * next(draws), start, steps, keep_from=burn_in, every=every)
     return kept.transpose(0, 1).flatten(1)
 
 
@@ -51,7 +52,7 @@ def influence_of_one_gradient(create: Create, steps: int) -> float:
     """
     grads = iter([1.0] + [0.0] * (steps - 1))
     start = torch.zeros(1, dtype=torch.float64)
-    path = descend(create, lambda w: torch.full_like(w, next(grads)), start, steps, keep_from=steps)
+    path = sample_path(create, lambda w: torch.full_like(w, next(grads)), start, steps, keep_from=steps)
     return -path[-1].item()
 
 

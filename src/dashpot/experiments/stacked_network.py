@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.data import digits
+from dashpot.data.seeding import generator
 
 
 @functools.cache
@@ -38,7 +39,7 @@ class StackedNetwork(nn.Module):
 
     def __init__(self, widths: Sequence[int], seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        generators = [generator("stacked network", seed) for seed in seeds]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
@@ -90,7 +91,7 @@ def batches(seeds: Sequence[int], size: int, *, replace: bool = False) -> Iterat
     [(2, 10, 64), (2, 10)]
     """
     inputs, labels, _, _ = digit_vectors()
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [generator("batches", seed) for seed in seeds]
     count = len(labels)
     usable = count - count % size
     while True:
