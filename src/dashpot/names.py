@@ -152,6 +152,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.averages:run",
         "Moving averages of noisy points: noise, delay, initial bias and its corrections.",
     ),
+    "temperature": ExperimentName(
+        "dashpot.experiments.temperature:run",
+        "The learning rate as temperature: equilibrium distributions, momentum, batch size and snapshots.",
+    ),
 }
 """For each name of an experiment, its function and a summary."""
 

@@ -56,7 +56,14 @@ class LossLevels:
 
 
 def loss_levels(
-    seeds: Sequence[int], *, lr: float = 0.1, batch: int = 10, penalty: float = 0.03, phase: int = 1500, every: int = 25, replace: bool = True
+    seeds: Sequence[int],
+    *,
+    lr: float = 0.1,
+    batch: int = 10,
+    penalty: float = 0.03,
+    phase: int = 1500,
+    every: int = 25,
+    replace: bool = True,
 ) -> LossLevels:
     """Train softmax regression with a rate of lr, lr/2 and lr/4, `phase` steps each."""
     inputs, labels, eval_inputs, eval_labels = digit_vectors()

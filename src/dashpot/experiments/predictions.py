@@ -1,4 +1,5 @@
 """TEMPORARY closed forms until dashpot.analysis has them."""
+
 from types import SimpleNamespace
 
 

@@ -55,17 +55,23 @@ def snapshot_findings(seeds: Sequence[int], quick: bool, claim: int) -> tuple[li
     for name, lr in tracked([("usual", 0.5), ("high", 8.0)], "snapshots"):
         result = snapshots(seeds, cycling=True, lr=lr, length=length, every=5 if quick else 20)
         words = f"{name} rate {lr:g}"
-        mean, low, high = mean_interval(result.disagreement.tolist())
-        statement = f"share of evaluation digits that successive snapshots classify differently, {words}"
-        limits = "at usual rates, all snapshots of the network lie in one basin" if name == "usual" else ""
-        findings.append(Finding(f"disagreement-{name}", statement, mean, low, high, None, True, limits, claim))
-        mean, low, high = mean_interval(result.barrier.tolist())
-        statement = f"training loss between successive snapshots above that of the snapshots, {words}"
-        findings.append(Finding(f"barrier-{name}", statement, mean, low, high, None, name == "usual" or low > 0, "", claim))
-        gains = (result.ensemble - result.last).tolist()
-        mean, low, high = mean_interval(gains)
-        statement = f"accuracy of the ensemble of snapshots minus that of the last one, {words}"
-        findings.append(Finding(f"ensemble-{name}", statement, mean, low, high, None, True, "", claim))
+        gains = result.ensemble - result.last
+        for key, statement, values in (
+            (
+                "disagreement",
+                "share of evaluation digits that successive snapshots classify differently",
+                result.disagreement,
+            ),
+            ("barrier", "training loss between successive snapshots above that of the snapshots", result.barrier),
+            ("gain", "accuracy of the ensemble of snapshots minus that of the last one", gains),
+        ):
+            mean, low, high = mean_interval(values.tolist())
+            findings.append(
+                Finding(f"{key}-{name}", f"{statement}, {words}", mean, low, high, None, low > 0, "", claim)
+            )
+        mean, low, high = mean_interval(result.last.tolist())
+        statement = f"accuracy of the last snapshot, {words}"
+        findings.append(Finding(f"accuracy-{name}", statement, mean, low, high, claim=claim))
         data[name] = {"lr": lr, "step": list(result.steps), "loss": _means(result.curve)}
     return findings, data
 

@@ -75,7 +75,7 @@ def measured_losses(create: Create, seeds: Sequence[int], size: Size, batch: int
     return (weights.square().mean(1) / 2).tolist()
 
 
-def rate_findings(seeds: Sequence[int], size: Size) -> tuple[list[Finding], dict[str, Any]]:
+def rate_findings(seeds: Sequence[int], size: Size, claim: int) -> tuple[list[Finding], dict[str, Any]]:
     """Compare the distributions of weight and loss with Gibbs distributions at three rates, and at a large rate."""
     findings, data = [], {}
     for lr in tracked(RATES, "rate"):
@@ -83,21 +83,20 @@ def rate_findings(seeds: Sequence[int], size: Size) -> tuple[list[Finding], dict
         model_losses = weights.view(len(seeds), -1, WEIGHTS).square().sum(2) / 2
         predicted = temperature(plain([torch.zeros(1)], lr).recipe, 1.0)
         statement = f"mean loss of a weight, lr {lr:g} (Gibbs: T/2 = lr/4 = {lr / 4:.3g})"
-        findings.append(
-            compared(f"loss-{lr:g}", statement, (weights.square().mean(1) / 2).tolist(), predicted.excess_loss)
-        )
+        losses = (weights.square().mean(1) / 2).tolist()
+        findings.append(compared(f"loss-{lr:g}", statement, losses, predicted.excess_loss, claim=claim))
         spread = (model_losses.std(1) / model_losses.mean(1)).tolist()
         statement = f"standard deviation of the loss of {WEIGHTS} weights relative to its mean, lr {lr:g}"
-        findings.append(compared(f"spread-{lr:g}", statement, spread, (2 / WEIGHTS) ** 0.5))
+        findings.append(compared(f"spread-{lr:g}", statement, spread, (2 / WEIGHTS) ** 0.5, claim=claim))
         data[f"{lr:g}"] = {
             "temperature": predicted.temperature,
             "weights": _histogram(weights.flatten(), -0.6, 0.6),
             "losses": _histogram(model_losses.flatten(), 0.0, 0.4),
         }
-    return [*findings, _large_rate(seeds, size)], data
+    return [*findings, _large_rate(seeds, size, claim)], data
 
 
-def _large_rate(seeds: Sequence[int], size: Size) -> Finding:
+def _large_rate(seeds: Sequence[int], size: Size, claim: int) -> Finding:
     """Measure the variance at lr h = 1, where the Gibbs form does not hold."""
     weights = stationary_weights(partial(plain, lr=1.0), seeds, **size._replace(burn_in=50, every=20)._asdict())
     exact = temperature(plain([torch.zeros(1)], 1.0).recipe, 1.0)
@@ -109,6 +108,7 @@ def _large_rate(seeds: Sequence[int], size: Size) -> Finding:
         ratios,
         exact.variance / exact.temperature,
         limits=limits,
+        claim=claim,
     )
 
 
