@@ -51,7 +51,7 @@ def sample_path(
         Tensor of shape (times, *start.shape): the weights after `keep_from`, `keep_from + every`, ... steps.
 
     >>> import dashpot as dp
-    >>> sample_path(lambda w: dp.SGD(w, lr=0.5), lambda w: w, torch.ones(1), 4, every=2).flatten()
+    >>> sample_path(lambda w: dp.SGD(w, lr=0.5), lambda w: w.clone(), torch.ones(1), 4, every=2).flatten()
     tensor([1.0000, 0.2500, 0.0625])
     """
     weight = start.clone()

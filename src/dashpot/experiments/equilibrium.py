@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dashpot.errors import ArgumentError
 from dashpot.experiments.copies import normal_noise, sample_path
 from dashpot.optimizers.base import Optimizer
 
@@ -54,6 +55,17 @@ def influence_of_one_gradient(create: Create, steps: int) -> float:
     start = torch.zeros(1, dtype=torch.float64)
     path = sample_path(create, lambda w: torch.full_like(w, next(grads)), start, steps, keep_from=steps)
     return -path[-1].item()
+
+
+def defined(value: float | None) -> float:
+    """Return a number of an analysis that is defined for stable settings.
+
+    >>> defined(0.5)
+    0.5
+    """
+    if value is None:
+        raise ArgumentError("defined: value must be a number, got None.")
+    return value
 
 
 def distribution_distance(a: Tensor, b: Tensor) -> float:

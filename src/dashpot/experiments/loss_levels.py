@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def loss_levels(
 ) -> LossLevels:
     """Train softmax regression with a rate of lr, lr/2 and lr/4, `phase` steps each."""
     inputs, labels, eval_inputs, eval_labels = digit_vectors()
-    minimum = _minimum(inputs, labels, penalty)
+    minimum = _training_minimum(penalty)
     model = StackedNetwork((64, 10), seeds)
     optimizer = SGD(model.parameters(), lr=lr, schedule=StepDecay(0.5, every=phase))
     source = batches(seeds, batch, replace=replace)
@@ -87,6 +88,12 @@ def loss_levels(
     rates = [lr, lr / 2, lr / 4]
     predicted = [minimum.equilibrium(rate, batch) for rate in rates]
     return LossLevels(times, history, torch.stack(validation, 1), minimum.loss, predicted, torch.stack(parts, 1), rates)
+
+
+@functools.cache
+def _training_minimum(penalty: float) -> Minimum:
+    inputs, labels, _, _ = digit_vectors()
+    return _minimum(inputs, labels, penalty)
 
 
 def _minimum(inputs: Tensor, labels: Tensor, penalty: float) -> Minimum:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class StackedNetwork(nn.Module):
         generators = [generator("stacked network", seed) for seed in seeds]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             draws = [torch.randn(inputs, outputs, generator=g, dtype=torch.float64) for g in generators]
             self.weights.append(nn.Parameter((torch.stack(draws) / inputs**0.5).to(dtype)))
             self.biases.append(nn.Parameter(torch.zeros(len(seeds), 1, outputs, dtype=dtype)))

@@ -32,7 +32,7 @@ def level_findings(seeds: Sequence[int], quick: bool, claim: int) -> tuple[list[
         findings.append(compared(f"level-{rate:g}", statement, above, predicted, tolerance=TOLERANCE, claim=claim))
     ratios = (shuffled.measured[:, -1] - shuffled.minimum) / (levels.measured[:, -1] - levels.minimum)
     mean, low, high = mean_interval(ratios.tolist())
-    statement = f"loss above the minimum with a new order every epoch, relative to independent examples, lr {rate:g}"
+    statement = "loss above the minimum with a new order every epoch, relative to independent examples"
     limits = "the prediction requires independent batches; a new order every epoch cancels noise and lowers the loss"
     findings.append(Finding("shuffled", statement, mean, low, high, None, mean < 1, limits, claim))
     data = {

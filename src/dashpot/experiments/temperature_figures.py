@@ -43,9 +43,9 @@ def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     shape = 5  # half the number of weights per model
     for index, (lr, item) in enumerate(data["rates"].items()):
         heat, color = item["temperature"], style.color(index)
-        x = np.linspace(-0.6, 0.6, 150)
+        x = np.linspace(-0.6, 0.6, 49)
         _series(weights, item["weights"], x, np.exp(-(x**2) / (2 * heat)) / math.sqrt(2 * math.pi * heat), color, lr)
-        x = np.linspace(0.001, 0.4, 150)
+        x = np.linspace(0.001, 0.4, 49)
         gamma = x ** (shape - 1) * np.exp(-x / heat) / (math.gamma(shape) * heat**shape)
         _series(losses, item["losses"], x, gamma, color, lr)
     weights.set(xlabel="weight", ylabel="density")
@@ -55,7 +55,7 @@ def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
 
 
 def _series(panel: Axes, measured: Mapping[str, Any], x: Any, predicted: Any, color: str, lr: str) -> None:
-    line = panel.plot(x, predicted, color=color, label=f"lr {lr}")[0]
+    line = panel.plot(x, np.round(predicted, 4), color=color, label=f"lr {lr}")[0]
     style.tag(line, f"predicted-{lr}", f"predicted, lr {lr}")
     points = panel.plot(measured["x"], measured["density"], ".", color=color, markersize=4)[0]
     style.tag(points, f"measured-{lr}", f"measured, lr {lr}")

@@ -13,6 +13,7 @@ from dashpot.analysis import temperature
 from dashpot.experiments.copies import normal_noise, sample_path
 from dashpot.experiments.equilibrium import (
     Create,
+    defined,
     distribution_distance,
     influence_of_one_gradient,
     stationary_weights,
@@ -66,7 +67,7 @@ def heavy_ball(w: list[Tensor], lr: float = LR, pole: float = 0.9) -> HeavyBall:
 
 def predicted_loss(create: Create, batch: int = 1) -> float:
     """Return the predicted stationary loss."""
-    return temperature(create([torch.zeros(1)]).recipe, 1.0, batch=batch).excess_loss
+    return defined(temperature(create([torch.zeros(1)]).recipe, 1.0, batch=batch).excess_loss)
 
 
 def measured_losses(create: Create, seeds: Sequence[int], size: Size, batch: int = 1, key: str = "loss") -> list[float]:
@@ -84,12 +85,12 @@ def rate_findings(seeds: Sequence[int], size: Size, claim: int) -> tuple[list[Fi
         predicted = temperature(plain([torch.zeros(1)], lr).recipe, 1.0)
         statement = f"mean loss of a weight, lr {lr:g} (Gibbs: T/2 = lr/4 = {lr / 4:.3g})"
         losses = (weights.square().mean(1) / 2).tolist()
-        findings.append(compared(f"loss-{lr:g}", statement, losses, predicted.excess_loss, claim=claim))
+        findings.append(compared(f"loss-{lr:g}", statement, losses, defined(predicted.excess_loss), claim=claim))
         spread = (model_losses.std(1) / model_losses.mean(1)).tolist()
         statement = f"standard deviation of the loss of {WEIGHTS} weights relative to its mean, lr {lr:g}"
         findings.append(compared(f"spread-{lr:g}", statement, spread, (2 / WEIGHTS) ** 0.5, claim=claim))
         data[f"{lr:g}"] = {
-            "temperature": predicted.temperature,
+            "temperature": predicted.small_rate_temperature,
             "weights": _histogram(weights.flatten(), -0.6, 0.6),
             "losses": _histogram(model_losses.flatten(), 0.0, 0.4),
         }
@@ -100,19 +101,20 @@ def _large_rate(seeds: Sequence[int], size: Size, claim: int) -> Finding:
     """Measure the variance at lr h = 1, where the Gibbs form does not hold."""
     weights = stationary_weights(partial(plain, lr=1.0), seeds, **size._replace(burn_in=50, every=20)._asdict())
     exact = temperature(plain([torch.zeros(1)], 1.0).recipe, 1.0)
-    ratios = (weights.square().mean(1) / exact.temperature).tolist()
+    gibbs = defined(exact.small_rate_temperature)
+    ratios = (weights.square().mean(1) / gibbs).tolist()
     limits = "the Gibbs form with T = lr/2 is the limit of small rates; at lr h = 1 the variance is twice as large"
     return compared(
         "large-rate",
         "variance at lr h = 1 relative to the Gibbs form",
         ratios,
-        exact.variance / exact.temperature,
+        defined(exact.variance) / gibbs,
         limits=limits,
         claim=claim,
     )
 
 
-def _histogram(values: Tensor, low: float, high: float, bins: int = 60) -> dict[str, list[float]]:
+def _histogram(values: Tensor, low: float, high: float, bins: int = 24) -> dict[str, list[float]]:
     counts = torch.histc(values, bins, low, high) / (len(values) * (high - low) / bins)
     middles = low + (torch.arange(bins) + 0.5) * (high - low) / bins
     return {"x": middles.tolist(), "density": counts.tolist()}
@@ -167,10 +169,10 @@ def momentum_findings(seeds: Sequence[int], size: Size, claim: int) -> tuple[lis
         limit = limits.get(name, "")
         statement = f"stationary loss at lr {LR:g}, {words}"
         findings.append(compared(f"loss-{name}", statement, losses, predicted, limits=limit, claim=claim))
-        influence = influence_of_one_gradient(create, 1400 if name == "ema-0.99" else 140)
-        total = temperature(create([torch.zeros(1)]).recipe, 1.0).influence
+        influence = influence_of_one_gradient(create, size.burn_in + 200)
+        total = defined(temperature(create([torch.zeros(1)]).recipe, 1.0).influence)
         statement = f"displacement by one unit gradient at lr {LR:g}, {words}"
-        holds = abs(influence / total - 1) < 1e-6  # .99^1400 = 8e-7 of the sum is left out
+        holds = abs(influence / total - 1) < 1e-6  # .99^1400 = 8e-7 of the sum are left out
         findings.append(
             Finding(f"influence-{name}", statement, influence, influence, influence, total, holds, limit, claim)
         )

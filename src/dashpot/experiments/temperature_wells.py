@@ -41,13 +41,13 @@ def gibbs_findings(seeds: Sequence[int], quick: bool, claim: int) -> tuple[list[
         findings.append(
             compared(f"escape-{heat:g}", statement, escapes, predicted, tolerance=TOLERANCE, limits=limits, claim=claim)
         )
-        counts = torch.histc(sample.weights, 70, -2.1, 2.1) / (sample.weights.numel() * 0.06)
-        middles = -2.1 + 0.06 * (torch.arange(70) + 0.5)
+        counts = torch.histc(sample.weights, 28, -2.1, 2.1) / (sample.weights.numel() * 0.15)
+        middles = -2.1 + 0.15 * (torch.arange(28) + 0.5)
         data[f"{heat:g}"] = {
             "x": middles.tolist(),
             "density": counts.tolist(),
-            "grid": GRID[900:5101:50].tolist(),
-            "gibbs": TILTED.gibbs(heat)[900:5101:50].tolist(),
+            "grid": GRID[900:5101:80].tolist(),
+            "gibbs": TILTED.gibbs(heat)[900:5101:80].tolist(),
             "escape": [*mean_interval(escapes), predicted],
         }
     return findings, data
