@@ -85,6 +85,7 @@ def bars(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw the stationary losses against momentum and batch size."""
     figure, (momentum, batch) = style.new_figure("bars", 2, size=(6.4, 5.6), ax=ax)
     _bars(momentum, data["momentum"])
+    momentum.legend()
     titles = {"fixed": "fixed lr", "scaled": "lr = B lr0", "momentum": "(1-mu) B lr0"}
     rows = [{**row, "name": f"{titles[kind]}\n{row['name']}"} for kind in titles for row in data["batches"][kind]]
     _bars(batch, rows)
@@ -101,7 +102,6 @@ def _bars(panel: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     panel.set(yscale="log", ylabel="stationary loss", xticks=list(places))
     panel.set_xticklabels([row["name"] for row in rows], fontsize=7)
     panel.grid(False, axis="x")
-    panel.legend()
 
 
 def levels(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:
@@ -116,9 +116,9 @@ def levels(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:
         label = "predicted train" if index == 0 else None
         panel.plot(ends, [level, level], "--", color=style.color("ink"), linewidth=1.2, label=label)
         panel.text(sum(ends) / 2, 0.02, f"lr {rate:g}", transform=panel.get_xaxis_transform(), ha="center")
-    low = shown["minimum"]
-    tail = shown["validation"][len(shown["validation"]) // 3 :]
-    panel.set(xlabel="step", ylabel="loss", ylim=(low - 0.01, max(tail) + 0.03))
+    third = len(shown["step"]) // 3
+    late = shown["train"][third:] + shown["validation"][third:]
+    panel.set(xlabel="step", ylabel="loss", ylim=(min(late) - 0.03, max(late) + 0.06))
     panel.legend(loc="upper right")
     return figure
 

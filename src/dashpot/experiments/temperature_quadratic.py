@@ -114,7 +114,7 @@ def _large_rate(seeds: Sequence[int], size: Size, claim: int) -> Finding:
     )
 
 
-def _histogram(values: Tensor, low: float, high: float, bins: int = 24) -> dict[str, list[float]]:
+def _histogram(values: Tensor, low: float, high: float, bins: int = 20) -> dict[str, list[float]]:
     counts = torch.histc(values, bins, low, high) / (len(values) * (high - low) / bins)
     middles = low + (torch.arange(bins) + 0.5) * (high - low) / bins
     return {"x": middles.tolist(), "density": counts.tolist()}
