@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dashpot.analysis.result import Analysis, Quantity, text_of
+from dashpot.analysis.wording import number
 from dashpot.figures import Page, Section, html_table, new_figure, paragraphs, render_page, save, svg
 from dashpot.figures.palette import VARIABLES
 from dashpot.figures.saving import write_file
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 88
-_LONGEST = 12
+_LONGEST = 18
 """Longest value in the column of values."""
 _NOTES = {"limits", "reasons"}
 """Quantities that are notes of the explanation."""
@@ -41,11 +42,12 @@ NOTEBOOK_COLORS = (
 
 
 class Detail(NamedTuple):
-    """Result of an analysis with a heading, and the number of axes of its figure."""
+    """Result of an analysis with a heading, the number of axes of its figure, and rows in place of its quantities."""
 
     title: str
     result: Analysis
     panels: int
+    rows: Sequence[Quantity] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Part:
         details: Results with figures.
         data: The recipe or schedule as plain data.
         heading: Heading of `numbers`.
+        extra: Further tables by heading.
     """
 
     label: str
@@ -71,29 +74,42 @@ class Part:
     details: tuple[Detail, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     heading: str = "Settings"
+    extra: Mapping[str, list[Quantity]] = field(default_factory=dict)
 
     def tables(self) -> dict[str, list[Quantity]]:
-        """Return the settings and the numbers of each result by heading, without repetitions."""
+        """Return the rows of all tables by heading."""
         found = {self.heading: list(self.numbers)}
         seen = {item.name for item in self.numbers} | _NOTES
         for detail in self.details:
-            items = [item for item in detail.result.quantities() if item.name not in seen]
-            found[detail.title] = items
-            seen |= {item.name for item in items}
-        return found
+            if detail.rows is None:
+                found[detail.title] = [item for item in detail.result.quantities() if item.name not in seen]
+                seen |= {item.name for item in found[detail.title]}
+            else:
+                found[detail.title] = list(detail.rows)
+        return {**found, **self.extra}
 
     def quantities(self) -> list[Quantity]:
-        """Return the settings and the numbers of all results."""
-        return [item for items in self.tables().values() for item in items]
+        """Return the settings and the numbers of all results, without repetitions."""
+        nested = self._nested()
+        return [item for title, items in self.tables().items() if title not in nested for item in items]
+
+    def _nested(self) -> set[str]:
+        """Return the headings of tables whose names may be those of other tables."""
+        return {*self.extra, *(detail.title for detail in self.details if detail.rows is not None)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the part as JSON-serializable data."""
+        tables = self.tables()
         return {
             "label": self.label,
             "subject": dict(self.data),
             "sentences": list(self.sentences),
             "notes": list(self.notes),
             **{item.name: item.value for item in self.quantities()},
+            **{
+                title.lower().replace(" ", "_"): {item.name: item.value for item in tables[title]}
+                for title in sorted(self._nested())
+            },
         }
 
 
@@ -200,6 +216,9 @@ class Explanation(Analysis):
                 figure = detail.result.plot() if index < _MOST_DRAWN else None
                 content = paragraphs(detail.result.summary()) + _html_table(tables[detail.title])
                 sections.append(Section(_capital(_titled(part, detail.title)), content, figure))
+            sections += [
+                Section(_capital(_titled(part, title)), _html_table(items)) for title, items in part.extra.items()
+            ]
         if self.notes:
             sections.append(Section("Conditions", paragraphs(*self.notes)))
         sections.append(
@@ -244,8 +263,18 @@ def _is_defined(item: Quantity) -> bool:
 
 
 def _cells(item: Quantity) -> tuple[str, str, str]:
-    value = {True: "yes", False: "no"}[item.value] if isinstance(item.value, bool) else text_of(item.value)
-    return item.name, value, item.meaning
+    return item.name, _value(item.value), item.meaning
+
+
+def _value(value: Any) -> str:
+    """Format a value; texts are cut at the first comma, because the sentences contain the rest."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value, 4)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={_value(item)}" for key, item in value.items())
+    return value.partition(", ")[0] if isinstance(value, str) else text_of(value)
 
 
 def _html_table(items: Sequence[Quantity]) -> str:

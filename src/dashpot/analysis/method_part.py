@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from dashpot.analysis.batch_words import batch_rows, batch_sentences
 from dashpot.analysis.explanation import Detail, Part
-from dashpot.analysis.filter_response import response
+from dashpot.analysis.filter_response import Response, response
 from dashpot.analysis.linear_form import LinearForm, linear_form
 from dashpot.analysis.method_words import decay_sentences, half_life, memory_length, memory_sentences
 from dashpot.analysis.quadratic_stability import stability
@@ -13,6 +14,7 @@ from dashpot.analysis.result import Quantity
 from dashpot.analysis.stability_words import noise_sentences, stability_sentences
 from dashpot.analysis.stationary_variance import temperature
 from dashpot.analysis.subject import Subject
+from dashpot.errors import ArgumentError
 from dashpot.stages import SecondMoment
 
 
@@ -25,33 +27,36 @@ class Questions(NamedTuple):
     to_batch: int | None = None
 
 
+class Answer(NamedTuple):
+    """Contribution of one closed form to a part."""
+
+    sentences: list[str]
+    details: list[Detail]
+    notes: list[str]
+
+
 def method_part(subject: Subject, questions: Questions) -> Part:
     """Return the explanation of the current recipe of a method."""
-    recipe = subject.recipe
-    form = linear_form(recipe, "explain")
-    stable = stability(recipe, questions.curvature)
-    details = [Detail("Stability", stable, 2)]
-    said = [*memory_sentences(subject.name, recipe, form), *stability_sentences(stable), *decay_sentences(form)]
-    if form.filter is not None:
-        details.insert(0, Detail("Filter", response(recipe), 3))
-    if questions.curvature is not None and questions.noise is not None:
-        noise = temperature(recipe, questions.curvature, questions.noise, questions.batch_size or 1)
-        details.append(Detail("Noise", noise, 1))
-        said += noise_sentences(noise)
+    form = linear_form(subject.recipe, "explain")
+    answers = [
+        _memory(subject, form),
+        _stability(subject, questions),
+        Answer(decay_sentences(form), [], []),
+        _noise(subject, questions),
+        _batch(subject, questions),
+    ]
+    details = [detail for answer in answers for detail in answer.details]
+    notes = [*subject.notes, *form.reasons, *form.limits, *(note for answer in answers for note in answer.notes)]
     return Part(
         label=subject.label,
-        subject=repr(recipe),
-        sentences=tuple(said),
-        notes=(*subject.notes, *form.reasons, *form.limits, *_growth(subject)),
+        subject=repr(subject.recipe),
+        sentences=tuple(sentence for answer in answers for sentence in answer.sentences),
+        notes=tuple(dict.fromkeys(notes)),
         numbers=tuple(_settings(form)),
         details=tuple(details),
-        data=recipe.to_dict(),
+        data=subject.recipe.to_dict(),
+        extra=_equivalents(subject, form, questions.batch_size),
     )
-
-
-def _growth(subject: Subject) -> list[str]:
-    sums = [s for s in subject.recipe.active() if isinstance(s, SecondMoment) and s.average == "sum" and s.beta == 1]
-    return ["The denominator d grows with every gradient, so that steps become smaller."] if sums else []
 
 
 def _settings(form: LinearForm) -> list[Quantity]:
@@ -68,3 +73,53 @@ def _settings(form: LinearForm) -> list[Quantity]:
         rows.append(("shrink", form.shrink, "fraction of the weight that decoupled decay subtracts per step"))
         rows.append(("decay_half_life", half_life(1 - form.shrink), "steps in which decoupled decay halves the weight"))
     return [Quantity(*row) for row in rows]
+
+
+def _memory(subject: Subject, form: LinearForm) -> Answer:
+    grows = any(
+        isinstance(stage, SecondMoment) and stage.average == "sum" and stage.beta == 1
+        for stage in subject.recipe.active()
+    )
+    notes = ["The denominator d grows with every gradient, so that steps become smaller."] if grows else []
+    details = [] if form.filter is None else [Detail("Filter", response(subject.recipe), 3)]
+    return Answer(memory_sentences(subject.name, subject.recipe, form), details, notes)
+
+
+def _equivalents(subject: Subject, form: LinearForm, batch_size: int | None) -> dict[str, list[Quantity]]:
+    """Return the parametrizations of momentum with the same filter; with a denominator, there are none."""
+    if form.filter is None or form.adaptive:
+        return {}
+    filtered: Response = response(subject.recipe)
+    found = filtered.equivalents(batch_size).items()
+    return {
+        "Equivalent settings": [
+            Quantity(name, item.settings, item.note) for name, item in found if item.settings is not None
+        ]
+    }
+
+
+def _stability(subject: Subject, questions: Questions) -> Answer:
+    result = stability(subject.recipe, questions.curvature)
+    return Answer(stability_sentences(result), [Detail("Stability", result, 2)], [])
+
+
+def _noise(subject: Subject, questions: Questions) -> Answer:
+    if questions.curvature is None or questions.noise is None:
+        return Answer([], [], [])
+    result = temperature(subject.recipe, questions.curvature, questions.noise, questions.batch_size or 1)
+    return Answer(noise_sentences(result), [Detail("Noise", result, 1)], list(result.reasons))
+
+
+def _batch(subject: Subject, questions: Questions) -> Answer:
+    if questions.batch_size is None or questions.to_batch is None:
+        return Answer([], [], [])
+    from dashpot.analysis.batch_scaling import scale_batch  # pyright: ignore[reportMissingImports]
+
+    try:
+        scaled = scale_batch(subject.owner or subject.recipe, questions.batch_size, questions.to_batch)
+    except ArgumentError as error:
+        reason = str(error).removeprefix("scale_batch: ")
+        return Answer([], [], [f"The settings are not scaled to batch size {questions.to_batch}: {reason}"])
+    group = scaled.groups[subject.group]
+    detail = Detail("Batch size", scaled, 1, batch_rows(scaled, group))
+    return Answer(batch_sentences(scaled, group), [detail], list(scaled.limits))

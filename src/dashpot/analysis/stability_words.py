@@ -56,8 +56,10 @@ def noise_sentences(result: Temperature) -> list[str]:
     if result.variance is None or result.excess_loss is None or result.temperature is None:
         return []
     of = f" and batch size {result.batch}" if result.batch > 1 else ""
+    scaled = result.form.adaptive and result.denominator is None
+    source = "a variance of g/d of" if scaled else "a gradient variance of"
     return [
-        f"With a gradient variance of {number(result.noise)} per example{of}, the weight fluctuates around the "
+        f"With {source} {number(result.noise)} per example{of}, the weight fluctuates around the "
         f"minimum with a standard deviation of {number(result.variance**0.5)}; the mean excess loss is "
         f"{number(result.excess_loss)}, the temperature {number(result.temperature)}."
     ]

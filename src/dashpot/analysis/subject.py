@@ -14,6 +14,7 @@ from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 from dashpot.names import VARIANTS
 from dashpot.optimizers.base import Optimizer
+from dashpot.optimizers.group_settings import constructor_arguments
 from dashpot.optimizers.registry import METHODS
 from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule
@@ -30,14 +31,16 @@ class Subject(NamedTuple):
         label: The parameter groups with this recipe; empty for a single recipe.
         name: Subject of sentences, such as AdamW.
         recipe: Current settings, without schedules.
-        source: Recipe with its schedules, or None if it cannot represent them.
+        owner: The optimizer or recipe to which the settings belong, or None for an optimizer of torch.
+        group: Index of the first parameter group with this recipe.
         notes: Circumstances of the settings, as sentences.
     """
 
     label: str
     name: str
     recipe: Recipe
-    source: Recipe | None
+    owner: Any
+    group: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -62,18 +65,23 @@ def subjects(x: Any, step: int | None, settings: Mapping[str, Any]) -> list[Subj
 
 
 def _optimizer(name: str, settings: Mapping[str, Any]) -> Optimizer:
-    """Create the optimizer of a method for a single weight."""
+    """Create the optimizer of a method for a single weight; `pole` and `momentum` denote the same setting."""
     family, variant = VARIANTS.get(name, (name, {}))
-    given = {**variant, **settings}
+    cls = METHODS[family].cls
+    own = constructor_arguments(cls)
+    aliases = {a: b for a, b in (("momentum", "pole"), ("pole", "momentum")) if a not in own and b in own}
+    given = {**variant, **{aliases.get(key, key): value for key, value in settings.items()}}
     try:
-        return METHODS[family].cls([torch.zeros(1, requires_grad=True)], **given)
+        return cls([torch.zeros(1, requires_grad=True)], **given)
     except TypeError as error:
         raise ArgumentError(str(error)) from error
 
 
 def _of_recipe(recipe: Recipe, step: int) -> Subject:
     in_force, factor = recipe.at(step)
-    return Subject("", "The method", _folded(in_force, factor, factor), recipe, _scheduled(dict(recipe.schedule), step))
+    return Subject(
+        "", "The method", _folded(in_force, factor, factor), recipe, 0, _scheduled(dict(recipe.schedule), step)
+    )
 
 
 def _of_groups(optimizer: Optimizer, step: int) -> list[Subject]:
@@ -83,7 +91,7 @@ def _of_groups(optimizer: Optimizer, step: int) -> list[Subject]:
     for index, group in enumerate(optimizer.param_groups):
         in_force, factor, window = optimizer._resolve(group, optimizer._settings(group), step)
         recipe = _folded(in_force, factor, window)
-        subject = Subject("", name, recipe, _source(optimizer, group), notes)
+        subject = Subject("", name, recipe, optimizer, index, notes)
         found.setdefault(recipe, ([], subject))[0].append(index)
     return _labelled(list(found.values()))
 
@@ -92,13 +100,6 @@ def _labelled(found: Sequence[tuple[list[int], Subject]]) -> list[Subject]:
     if len(found) == 1:
         return [found[0][1]]
     return [subject._replace(label=f"group{'s' * (len(of) > 1)} {ranges(of)}") for of, subject in found]
-
-
-def _source(optimizer: Optimizer, group: Mapping[str, Any]) -> Recipe | None:
-    try:
-        return optimizer._recipe_with_schedules(group)
-    except ArgumentError:  # a recipe cannot represent the schedule
-        return None
 
 
 def _folded(recipe: Recipe, factor: Any, window: Any) -> Recipe:
@@ -162,5 +163,5 @@ def _of_torch(optimizer: torch.optim.Optimizer) -> list[Subject]:
     found: dict[Any, tuple[list[int], Subject]] = {}
     for index, group in enumerate(optimizer.param_groups):
         recipe = preset(**{name: read(group[name]) for name in names if name in group})
-        found.setdefault(recipe, ([], Subject("", kind.__name__, recipe, recipe)))[0].append(index)
+        found.setdefault(recipe, ([], Subject("", kind.__name__, recipe, None, index)))[0].append(index)
     return _labelled(list(found.values()))
