@@ -36,6 +36,8 @@ from dashpot.stages.filter import unit_gain
 
 _SAME = 1e-9  # relative tolerance for zeros and gains that were computed from the pole
 
+_HOLD = "; momentum='steps' holds the momentum"
+
 
 class Edit(NamedTuple):
     """New value of one field of a stage, with the reason."""
@@ -88,7 +90,9 @@ def stage_rule(stage: Stage, scaling: Scaling) -> StageRule:
 def dc_gain(recipe: Recipe) -> float:
     """Return the product of the DC gains of the filters, the total weight of a gradient over all steps."""
     points = (
-        momentum_forms.Point(stage.pole, stage.zero, unit_gain(stage.pole, stage.zero) if stage.gain is None else stage.gain)
+        momentum_forms.Point(
+            stage.pole, stage.zero, unit_gain(stage.pole, stage.zero) if stage.gain is None else stage.gain
+        )
         for stage in recipe.active()
         if isinstance(stage, Filter)
     )
@@ -103,8 +107,16 @@ def divides(recipe: Recipe) -> bool:
 # ---- averages --------------------------------------------------------------------------------------------------------
 
 
-def _pole(name: str, pole: float, scaling: Scaling, rule: StageRule) -> float:
-    """Add the edit of a pole whose memory is constant in examples, and return the new pole."""
+def _pole(name: str, pole: float, scaling: Scaling, rule: StageRule, hint: str = "") -> float:
+    """Add the edit of a pole whose memory is constant in examples, and return the new pole.
+
+    Args:
+        name: Field of the stage.
+        pole: Present pole.
+        scaling: The change of the batch size.
+        rule: The rule to extend.
+        hint: Addition to the limit if the pole is clamped at 0.
+    """
     if pole in (0, 1):  # no memory, or a sum
         return pole
     new = faster_pole(pole, scaling.ratio)
@@ -112,7 +124,7 @@ def _pole(name: str, pole: float, scaling: Scaling, rule: StageRule) -> float:
     if scaling.ratio * (1 - pole) > 1 + _SAME:
         rule.limits.append(
             f"An average over {1 / (1 - pole):.4g} steps cannot be shortened by the factor {scaling.ratio:.4g}: {name} "
-            "is 0, and the average covers more examples than before."
+            f"is 0, and one batch has more examples than the average had{hint}."
         )
     return new
 
@@ -123,7 +135,7 @@ def _filter(stage: Filter, scaling: Scaling, rule: StageRule) -> None:
         if pole:
             rule.kept["pole"] = "the momentum is held per step; the average covers `ratio` times as many examples"
         return
-    new = _pole("pole", pole, scaling, rule)
+    new = _pole("pole", pole, scaling, rule, _HOLD)
     if pole == 0:
         if zero:
             rule.limits.append("A filter without a pole has no horizon: its zero is unchanged.")
@@ -137,7 +149,7 @@ def _filter(stage: Filter, scaling: Scaling, rule: StageRule) -> None:
     if math.isclose(gain, 1 + pole, rel_tol=_SAME) and _is_nesterov(pole, zero):
         rule.edits["gain"] = Edit(1 + new, "Nesterov momentum has the gain 1 + pole")
     elif math.isclose(gain, unit_gain(pole, zero), rel_tol=_SAME):
-        rule.edits["gain"] = Edit(tidy(unit_gain(new, new_zero)), "the DC gain of 1 is kept")
+        rule.edits["gain"] = Edit(float(unit_gain(new, new_zero)), "the DC gain of 1 is kept")
     else:
         rule.kept["gain"] = "the weight of the newest gradient is kept; lr compensates for the DC gain"
 
@@ -149,7 +161,7 @@ def _moved_zero(pole: float, zero: float, new: float) -> float:
     if _is_nesterov(pole, zero):
         return new / (1 + new)
     nu = (pole - zero) / (pole * (1 - zero))
-    return tidy((1 - nu) * new / (1 - nu * new))
+    return (1 - nu) * new / (1 - nu * new)
 
 
 def _is_nesterov(pole: float, zero: float) -> bool:
@@ -160,7 +172,7 @@ def _nesterov_moment(stage: NesterovMoment, scaling: Scaling, rule: StageRule) -
     if scaling.holds_momentum:
         rule.kept["beta"] = "the momentum is held per step"
     else:
-        _pole("beta", float(stage.beta), scaling, rule)
+        _pole("beta", float(stage.beta), scaling, rule, _HOLD)
     if stage.momentum_decay:
         decay = tidy(float(stage.momentum_decay) * scaling.ratio)
         rule.edits["momentum_decay"] = Edit(decay, "the momentum rises over the same number of examples")
@@ -180,7 +192,9 @@ def _second_moment(stage: SecondMoment, scaling: Scaling, rule: StageRule) -> No
             f"The sum has 1/{scaling.ratio:.4g} of the terms after the same number of examples, which lr accounts for."
         )
     if stage.maximum:
-        rule.limits.append("The maximum of the second moment (AMSGrad) depends on the number of steps; its scaling is approximate.")
+        rule.limits.append(
+            "The maximum of the second moment (AMSGrad) depends on the number of steps; its scaling is approximate."
+        )
     if stage.initial:
         rule.limits.append("The initial value of the second moment is unchanged, and affects the first steps.")
     if stage.nu != 1:

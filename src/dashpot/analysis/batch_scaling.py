@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dashpot.analysis.batch_figure import draw_batch_scaling
 from dashpot.analysis.batch_plan import Change, GroupScaling, Kept, scale_target
@@ -110,13 +109,15 @@ class BatchScaling(Analysis):
             Quantity("ratio", self.ratio, "factor on the batch"),
             Quantity("rule", self.rule, "assumed dependence of the gradient on the batch"),
         ]
+        first = self.groups[0]
         for index, group in enumerate(self.groups):
             prefix = f"groups[{index}]." if len(self.groups) > 1 else ""
-            rows += [Quantity(f"{prefix}{c.name}", c.after, f"was {text_of(c.before)}: {c.reason}") for c in group.changes]
+            rows += [
+                Quantity(f"{prefix}{c.name}", c.after, f"was {text_of(c.before)}: {c.reason}") for c in group.changes
+            ]
             rows += [Quantity(f"{prefix}{k.name}", k.value, f"unchanged: {k.reason}") for k in group.kept]
         rows += [Quantity(c.name, repr(c.after), f"was {c.before!r}: {c.reason}") for c in self.schedule_changes]
-        for name, meaning in _STABLE.items():
-            rows.append(Quantity(name, getattr(self.groups[0], name), meaning))
+        rows += [Quantity(name, getattr(first, name), meaning) for name, meaning in _STABLE.items()]
         rows += [Quantity(f"limit_{number}", text, "condition") for number, text in enumerate(self.limits, start=1)]
         return rows
 

@@ -128,4 +128,3 @@ def setting_names(recipe: Recipe) -> dict[tuple[int, str], str]:
 def active_stages(recipe: Recipe) -> list[tuple[int, Stage]]:
     """Return the stages that are not no-ops, with their indices."""
     return [(index, stage) for index, stage in enumerate(recipe.stages) if not stage.is_noop()]
-

@@ -15,7 +15,7 @@ from dashpot.analysis.schedule_tails import Tail, tail_of
 from dashpot.analysis.travel import Reach, rates, reach
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
-from dashpot.figures import new_figure
+from dashpot.figures import color, label_lines, new_figure
 from dashpot.schedules import Plateau, Schedule
 
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ class StepConditions(Analysis):
         figure, (axes,) = new_figure("robbins_monro", size=(6.4, 3.6), ax=ax)
         places = [(step + 1, rate) for step, rate in enumerate(self.values) if rate > 0]
         if places:
-            axes.loglog(*zip(*places, strict=True), label="rate")
+            axes.loglog(*zip(*places, strict=True), label="rate", color=color(0))
             top, length = places[0][1], places[-1][0]
             for power, label in ((0.5, "t^(-1/2)"), (1.0, "1/t")):
                 ends = [top, top * length**-power]
-                axes.loglog([1, length], ends, linestyle="--", linewidth=1, color="0.6", label=label)
+                axes.loglog([1, length], ends, linestyle="--", linewidth=1, color=color("muted"), label=label)
+            label_lines(axes)
         axes.set_xlabel("step t")
         axes.set_ylabel("rate")
-        axes.legend(frameon=False, fontsize="small")
         return figure
 
 

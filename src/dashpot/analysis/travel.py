@@ -16,7 +16,7 @@ from dashpot.analysis.schedule_sums import sum_of_powers
 from dashpot.analysis.schedule_tails import tail_of, transient
 from dashpot.constraints import Interval, Optional, check, shown
 from dashpot.errors import ArgumentError
-from dashpot.figures import new_figure
+from dashpot.figures import color, new_figure
 from dashpot.schedules import Plateau, Schedule
 from dashpot.schedules.torch_values import simulate
 
@@ -97,12 +97,12 @@ class Reach(Analysis):
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """Draw the rate and its cumulative sum on two axes."""
         figure, (rates, sums) = new_figure("reach", rows=2, size=(6.4, 4.4), sharex=True, ax=ax)
-        rates.step(range(len(self.values)), self.values, where="post")
+        rates.step(range(len(self.values)), self.values, where="post", color=color(0))
         rates.set_ylabel("rate")
-        sums.plot(range(1, len(self.values) + 1), np.cumsum(self.values))
+        sums.plot(range(1, len(self.values) + 1), np.cumsum(self.values), color=color(1))
         if self.total_limit is not None and math.isfinite(self.total_limit):
-            sums.axhline(self.total_limit, linestyle="--", linewidth=1, color="0.5")
-            sums.annotate("limit", (0, self.total_limit), va="bottom", fontsize="small")
+            sums.axhline(self.total_limit, linestyle="--", linewidth=1, color=color("muted"))
+            sums.annotate("sum of infinitely many steps", (0, self.total_limit), va="top", fontsize="small")
         sums.set_ylabel("sum of the rate")
         sums.set_xlabel("steps")
         return figure

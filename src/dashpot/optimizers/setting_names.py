@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dashpot.constraints import ARGUMENTS, Interval, Pair
+from dashpot.constraints import ARGUMENTS, Interval
 from dashpot.optimizers.base import Optimizer
 from dashpot.schedules.hyperparams import is_pair
 from dashpot.utils.scalars import is_number, read
@@ -42,9 +42,5 @@ def recipe_names(optimizer: Optimizer, settings: Mapping[str, Any]) -> dict[str,
 
 def _is_continuous(name: str, value: Any) -> bool:
     allowed = ARGUMENTS.get(name)
-    return type(value) is float or (is_number(value) and isinstance(allowed, (Interval, Pair)) and not allowed_integer(allowed))
-
-
-def allowed_integer(allowed: Interval | Pair) -> bool:
-    """Return whether a constraint allows only integers."""
-    return isinstance(allowed, Interval) and allowed.integer
+    is_continuous = isinstance(allowed, Interval) and not allowed.integer
+    return type(value) is float or (is_continuous and is_number(value))
