@@ -153,17 +153,17 @@ def optimizer():
 
 
 TORCH = [
-    (lambda opt: lr_scheduler.ConstantLR(opt), NOT_VANISHING),
+    (lr_scheduler.ConstantLR, NOT_VANISHING),
     (lambda opt: lr_scheduler.StepLR(opt, 10), FINITE_REACH),
     (lambda opt: lr_scheduler.MultiStepLR(opt, [10]), NOT_VANISHING),
     (lambda opt: lr_scheduler.ExponentialLR(opt, 0.9), FINITE_REACH),
-    (lambda opt: lr_scheduler.LinearLR(opt), NOT_VANISHING),
+    (lr_scheduler.LinearLR, NOT_VANISHING),
     (lambda opt: lr_scheduler.PolynomialLR(opt, 10), ENDS),
     (lambda opt: lr_scheduler.CosineAnnealingLR(opt, 50), NOT_VANISHING),
     (lambda opt: lr_scheduler.CosineAnnealingWarmRestarts(opt, 5), NOT_VANISHING),
     (lambda opt: lr_scheduler.CyclicLR(opt, 0.01, 0.1), NOT_VANISHING),
     (lambda opt: lr_scheduler.OneCycleLR(opt, 0.1, 100), ENDS),
-    (lambda opt: lr_scheduler.ReduceLROnPlateau(opt), NOT_VANISHING),
+    (lr_scheduler.ReduceLROnPlateau, NOT_VANISHING),
     (lambda opt: lr_scheduler.LambdaLR(opt, InverseTime(0.1)), SATISFIED),
     (
         lambda opt: lr_scheduler.SequentialLR(
@@ -209,7 +209,7 @@ def test_invalid_schedule_raises(schedule, message):
 
 @pytest.mark.parametrize("options", [{"base": 0.0}, {"base": -1.0}, {"steps": 9_999}, {"steps": 1e5}])
 def test_invalid_option_raises(options):
-    with pytest.raises(ArgumentError, match="robbins_monro: (base|steps) must be"):
+    with pytest.raises(ArgumentError, match=r"robbins_monro: (base|steps) must be"):
         robbins_monro(InverseTime(0.1), **options)
 
 

@@ -4,7 +4,9 @@ Every function returns an `Analysis`: a summary in words, the numbers behind it,
 numpy; figures require matplotlib.
 """
 
+from dashpot.analysis.batch_scaling import BatchScaling, scale_batch
 from dashpot.analysis.change_dynamics import Dynamics, TensorDynamics, dynamics
+from dashpot.analysis.decoupling import Decoupled, decouple
 from dashpot.analysis.equivalents import Equivalent
 from dashpot.analysis.explainer import explain
 from dashpot.analysis.explanation import Explanation
@@ -20,6 +22,8 @@ from dashpot.analysis.travel import Reach, reach
 
 __all__ = [
     "Analysis",
+    "BatchScaling",
+    "Decoupled",
     "Dynamics",
     "Equivalent",
     "Explanation",
@@ -33,12 +37,14 @@ __all__ = [
     "StepRecording",
     "Temperature",
     "TensorDynamics",
+    "decouple",
     "dynamics",
     "explain",
     "reach",
     "record_steps",
     "response",
     "robbins_monro",
+    "scale_batch",
     "stability",
     "stability_region",
     "temperature",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from dashpot.analysis.batch_rules import Scaling, StageRule, dc_gain, divides, stage_rule
@@ -70,6 +71,29 @@ class GroupScaling:
         """Largest stable curvature after the change, in the units of `stable_before`."""
         return stability(self.recipe, **self._unit(1 / self.shrink)).largest_curvature
 
+    @cached_property
+    def accurate_curvature(self) -> float | None:
+        """Curvature up to which the temperature changes by at most 10 %, in the units of `stable_before`.
+
+        None if the temperature changes for small curvatures as well, or is undefined.
+        """
+        before, after = self.stable_before, self.stable_after
+        if before is None or after is None:
+            return None
+        highest = min(before, after) * (1 - 1e-6)
+        grid = [highest * 10**power for power in (-6, -4, -3, *(-k / 8 for k in range(20, -1, -1)))]
+        if not self._is_accurate(grid[0]):
+            return None
+        low = grid[0]
+        for high in grid[1:]:
+            if not self._is_accurate(high):
+                return bisected(self._is_accurate, low, high)
+            low = high
+        return highest
+
+    def _is_accurate(self, curvature: float) -> bool:
+        return abs(self.temperature_ratio(curvature) - 1) <= 0.1
+
     def temperature_ratio(self, curvature: float) -> float:
         """Return the stationary variance after the change over that before; see `BatchScaling.temperature_ratio`."""
         check("temperature_ratio", "curvature", curvature, Interval(0))
@@ -83,7 +107,7 @@ class GroupScaling:
             )
         return after.variance / before.variance
 
-    def _unit(self, denominator: float) -> dict[str, float]:
+    def _unit(self, denominator: float) -> dict[str, Any]:
         """Return the argument for a denominator, which is 1 before the change."""
         return {"denominator": denominator} if linear_form(self.before).adaptive else {}
 
@@ -128,6 +152,14 @@ def scale_target(target: Target, scaling: Scaling, *, is_forced: bool) -> GroupS
         ratio=scaling.ratio,
         limits=tuple(limits),
     )
+
+
+def bisected(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the largest number in [low, high] for which a condition holds, given that it holds at `low` only."""
+    while high - low > 1e-7 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def _outside(recipe: Recipe, rules: Mapping[int, StageRule], is_forced: bool) -> list[str]:

@@ -187,10 +187,6 @@ def _second_moment(stage: SecondMoment, scaling: Scaling, rule: StageRule) -> No
     power = (0.5 if is_sum else 0.0) + (0.5 if scaling.rule == "sqrt" else 0.0)
     rule.shrink = scaling.ratio**power
     _eps(stage.eps, 2 if stage.eps_mode == "inside" else 1, rule)
-    if is_sum:
-        rule.limits.append(
-            f"The sum has 1/{scaling.ratio:.4g} of the terms after the same number of examples, which lr accounts for."
-        )
     if stage.maximum:
         rule.limits.append(
             "The maximum of the second moment (AMSGrad) depends on the number of steps; its scaling is approximate."

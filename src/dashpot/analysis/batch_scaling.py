@@ -99,7 +99,19 @@ class BatchScaling(Analysis):
         )
         if len(self.groups) > 1:
             text += f" These are the values of the first of {len(self.groups)} parameter groups."
-        return f"{text} {self.limits[0]}" if self.limits else text
+        return " ".join([text, *self._range(), *self.limits[:1]])
+
+    def _range(self) -> list[str]:
+        """Return the stable and the accurate curvatures."""
+        group = self.groups[0]
+        if group.stable_before is None or group.stable_after is None:
+            return []
+        unit = "preconditioned curvatures h/d" if divides(group.before) else "curvatures"
+        after, before = text_of(group.stable_after), text_of(group.stable_before)
+        text = f"The new settings are stable for {unit} below {after} ({before} before)"
+        if group.accurate_curvature is None:
+            return [f"{text}."]
+        return [f"{text}, and the temperature changes by at most 10 % below {text_of(group.accurate_curvature)}."]
 
     def quantities(self) -> list[Quantity]:
         """Return the batch sizes, the changed and unchanged settings with reasons, and the limits."""
@@ -116,9 +128,10 @@ class BatchScaling(Analysis):
                 Quantity(f"{prefix}{c.name}", c.after, f"was {text_of(c.before)}: {c.reason}") for c in group.changes
             ]
             rows += [Quantity(f"{prefix}{k.name}", k.value, f"unchanged: {k.reason}") for k in group.kept]
-        rows += [Quantity(c.name, repr(c.after), f"was {c.before!r}: {c.reason}") for c in self.schedule_changes]
+        for c in self.schedule_changes:
+            rows.append(Quantity(c.name, type(c.after).__name__, f"{c.after!r}, was {c.before!r}: {c.reason}"))
         rows += [Quantity(name, getattr(first, name), meaning) for name, meaning in _STABLE.items()]
-        rows += [Quantity(f"limit_{number}", text, "condition") for number, text in enumerate(self.limits, start=1)]
+        rows += [Quantity(f"limit_{number}", "condition", text) for number, text in enumerate(self.limits, start=1)]
         return rows
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
@@ -159,6 +172,7 @@ class BatchScaling(Analysis):
 _STABLE = {
     "stable_before": "largest stable curvature before (with a denominator d: h/d)",
     "stable_after": "largest stable curvature after, in the same units",
+    "accurate_curvature": "curvature up to which the temperature changes by at most 10 %, in the same units",
 }
 
 
@@ -221,7 +235,7 @@ def scale_batch(
         >>> from dashpot.analysis import scale_batch
         >>> scaled = scale_batch(dp.AdamW.recipe_for(lr=1e-3), 64, 1024)
         >>> scaled.settings
-        {'pole': 0.0, 'beta': 0.984, 'eps': 2.5e-09, 'lr': 0.004, 'weight_decay': 0.04}
+        {'lr': 0.004, 'pole': 0.0, 'beta': 0.984, 'eps': 2.5e-09, 'weight_decay': 0.04}
         >>> scale_batch(dp.SGD.recipe_for(lr=0.1, momentum=0.9), 256, 8192, momentum="steps").settings
         {'lr': 3.2}
     """

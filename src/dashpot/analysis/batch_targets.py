@@ -73,7 +73,7 @@ class GroupTarget:
     def arguments(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the named settings as arguments of the class; pairs are complete."""
         keys = [hyperparams.locate(self.settings, name)[0] for name in names]
-        return {key: self.settings[key] for key in keys}
+        return {self.optimizer._argument(key): self.settings[key] for key in keys}
 
     def edited(self, values: Mapping[str, float]) -> GroupTarget:
         """Return the target with changed settings; derived settings follow."""
