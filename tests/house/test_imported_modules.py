@@ -24,7 +24,7 @@ def imported():
 
 
 def test_no_optional_dependency_is_imported(imported):
-    extras = {"plotly", "pooch", "rich", "cyclopts", "jinja2", "scipy", "pandas", "matplotlib", "torchvision"}
+    extras = {"pooch", "rich", "cyclopts", "jinja2", "scipy", "pandas", "matplotlib", "torchvision"}
     assert extras.isdisjoint(name.partition(".")[0] for name in imported["all"])
     assert "lightning_fabric" not in imported["all"]
 

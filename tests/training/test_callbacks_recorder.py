@@ -251,11 +251,13 @@ def test_plot_shows_every_name():
     recorder = Recorder("lr", "grad_norm")
     learner(callbacks=[recorder]).fit(1)
     figure = recorder.plot()
-    assert [trace.name for trace in figure.data] == ["loss", "lr", "grad_norm"]
-    for trace in figure.data:
-        assert list(trace.y) == recorder.values[trace.name]
-        assert list(trace.x) == [1, 2, 3]
-    assert [trace.name for trace in recorder.plot("lr").data] == ["lr"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "lr", "grad_norm"]
+    for axes in figure.axes:
+        [line] = axes.lines
+        assert line.get_ydata().tolist() == recorder.values[axes.get_ylabel()]
+        assert line.get_xdata().tolist() == [1, 2, 3]
+    assert recorder.plot("lr", ax=figure.axes[0]) is figure
+    assert [len(axes.lines) for axes in figure.axes] == [2, 1, 1]
     with pytest.raises(ArgumentError, match="a name must be one of 'loss', 'lr', 'grad_norm', got 'momentum'"):
         recorder.plot("momentum")
     with pytest.raises(ArgumentError, match="the recorder has no names"):

@@ -84,7 +84,7 @@ def test_resumed_fit_has_identical_function_values():
 def test_plot_shows_functions():
     recorder = Recorder(rate=rate)
     learner(callbacks=[recorder]).fit(1)
-    assert [trace.name for trace in recorder.plot("rate").data] == ["rate"]
+    assert [axes.get_ylabel() for axes in recorder.plot("rate").axes] == ["rate"]
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,11 @@ def test_smoothing_spans_a_factor_of_three():
 
 def test_curve_is_plotted_as_figure_and_text():
     curve = find_lr(learner(), 1e-4, 1.0)
-    figure = curve.plot()
-    assert [trace.name.split(":")[0] for trace in figure.data][:2] == ["loss", "smoothed"]
-    assert figure.layout.xaxis.type == "log"
+    [axes] = curve.plot().axes
+    assert [line.get_label() for line in axes.lines][:2] == ["loss", "smoothed"]
+    assert axes.lines[1].get_ydata().tolist() == curve.smoothed
+    assert axes.get_xscale() == "log"
+    assert curve.plot(axes) is axes.figure
     lines = curve.text(width=40, height=8).splitlines()
     assert sum("*" in line for line in lines[:8]) >= 1
     assert max(map(len, lines[:10])) <= 11 + 40

@@ -18,10 +18,13 @@ from dashpot.cli.first_line import print_first_line
 from dashpot.cli.task_options import TaskName
 from dashpot.cli.values import parse_pairs, parse_token
 from dashpot.errors import ArgumentError
-from dashpot.runs.files import check_writable, write_text
+from dashpot.runs.files import check_writable
 from dashpot.runs.settings import LISTS, TABLES, Settings, is_none, read_settings, setting_names
 from dashpot.runs.signals import SAVE_SIGNAL, ignored_signal
 from dashpot.utils.file_spec import is_file_spec
+
+if TYPE_CHECKING:
+    from dashpot.training.lr_finder import LRCurve
 
 DIVERGED = 3
 """Exit code of a run that ended at a non-finite loss or gradient."""
@@ -186,11 +189,11 @@ def lr_find(
     *,
     given: Annotated[LRFindOptions | None, Parameter(name="*")] = None,
     config: Config = None,
-    out: Annotated[Path | None, Parameter(help="HTML file of the curve.")] = None,
+    out: Annotated[Path | None, Parameter(help="File of the curve: .html, .png, .pdf or .svg.")] = None,
 ) -> None:
     """Run a learning-rate range test: increase the rate with every batch and record the loss."""
     if out is not None:
-        check_writable(out)
+        _check_out(out)
     values = {key: value for key, value in _settings(config, name, given).items() if key in LR_FIND_SETTINGS}
     settings = Settings.of(values)
     print_first_line(f"Running a learning-rate range test of {settings.optimizer} on {name or settings.task}.")
@@ -199,8 +202,27 @@ def lr_find(
     curve = run.lr_range_test(settings)
     print(curve.text())
     if out is not None:
-        write_text(out, curve.plot().to_html(include_plotlyjs=True))
+        _write_curve(curve, settings, out)
         print(f"Plot: {out}")
+
+
+def _check_out(out: Path) -> None:
+    from dashpot.figures.exporting import check_export
+
+    check_writable(out)
+    check_export("lr-find", out)
+
+
+def _write_curve(curve: LRCurve, settings: Settings, out: Path) -> None:
+    from dashpot.figures import Page, Section
+    from dashpot.figures.exporting import export
+
+    def page() -> Page:
+        section = Section("Loss against learning rate", figure=curve.plot(), key="curve")
+        title = f"Learning-rate range test of {settings.optimizer} on {settings.task}"
+        return Page(title, curve.sentences(), command_line(), [section])
+
+    export(out, curve.plot, page)
 
 
 def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, Any]:

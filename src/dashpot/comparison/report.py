@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dashpot.comparison.figures import loss_figure, lr_figure, score_figure
-from dashpot.comparison.palette import styles_for
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.summary import Summary, summarise
-from dashpot.errors import RunError
+from dashpot.errors import ArgumentError, RunError
+from dashpot.figures.charts import legend_buttons, legend_entry, plots, swatch
+from dashpot.figures.inline_svg import embedded_json
+from dashpot.figures.method_styles import styles_for
+from dashpot.figures.page import render_template
 from dashpot.runs.files import write_text
 from dashpot.runs.records import Run
 from dashpot.utils.format import duration
 
+SINGLE_STEPS = '\n<label class="screen"><input type="checkbox" data-toggle-role="raw" checked> single steps</label>'
+
 
 class Chart(NamedTuple):
-    """Chart of the report, with the key of its HTML element, its title, a note and a plotly figure."""
+    """Chart of the report, with the key of its HTML element, its title, a note and a figure."""
 
     key: str
     title: str
@@ -38,7 +43,7 @@ def write_report(out: Path) -> Path:
 
     Raises:
         RunError: If `out` does not contain a readable comparison with a finished epoch or cannot be written, or if
-            jinja2 or plotly is not installed.
+            jinja2 or matplotlib is not installed.
     """
     folder = StudyFolder(Path(out))
     study, runs = folder.study(), folder.runs()
@@ -71,36 +76,29 @@ def _charts(runs: Sequence[Run], summary: Summary) -> list[Chart]:
 
 
 def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts: Sequence[Chart]) -> str:
-    try:
-        import jinja2
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise RunError("The report needs jinja2 and plotly: pip install 'dashpot[cli]'.") from error
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dashpot", "comparison"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     names = list(dict.fromkeys(run.entry for run in runs))
-    first = {name: next(run for run in runs if run.entry == name).header for name in names}
-    return environment.get_template("report.html.jinja").render(
-        title=f"{study['settings']['task']}: {len(names)} methods compared",
-        lead=headline(summary),
-        task=runs[0].header["task"],
-        command=study["command"],
-        summary=summary,
-        styles=styles_for(names),
-        names=names,
-        headers=first,
-        facts=_facts(study["settings"], runs),
-        charts=charts,
-        plotly=get_plotlyjs(),
-        figures=_json({chart.key: json.loads(chart.figure.to_json()) for chart in charts}),
-        styles_json=_json({name: style._asdict() for name, style in styles_for(names).items()}),
-        records=_json({"study.json": study, **{run.path.name: run.path.read_text(encoding="utf-8") for run in runs}}),
-    )
+    styles = {name: legend_entry(name, style) for name, style in styles_for(names).items()}
+    try:
+        return render_template(
+            "dashpot.comparison",
+            "report.html.jinja",
+            title=f"{study['settings']['task']}: {len(names)} methods compared",
+            lead=headline(summary),
+            task=runs[0].header["task"],
+            command=study["command"],
+            summary=summary,
+            swatches={name: swatch(item) for name, item in styles.items()},
+            legend=legend_buttons(list(styles.values()), SINGLE_STEPS),
+            names=names,
+            headers={name: next(run for run in runs if run.entry == name).header for name in names},
+            facts=_facts(study["settings"], runs),
+            charts=[(chart, plots(chart.figure, key=f"chart-{chart.key}", title=chart.title)) for chart in charts],
+            records=embedded_json(
+                {"study.json": study, **{run.path.name: run.path.read_text(encoding="utf-8") for run in runs}}
+            ),
+        )
+    except ArgumentError as error:
+        raise RunError(str(error)) from error
 
 
 def headline(summary: Summary) -> str:
@@ -142,8 +140,3 @@ def _plain(value: Any) -> str:
     """Return a setting as text, with checksums shortened to 12 digits."""
     text = value if isinstance(value, str) else json.dumps(value)
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", text)
-
-
-def _json(value: Any) -> str:
-    """Return JSON for a script element, with `<` escaped so that the text cannot close the element."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

@@ -99,6 +99,9 @@ def _axes_class() -> Any:
             defaults = {"fontsize": TITLE_SIZE, "color": INK.light}
             return super().set_title(label, fontdict, loc, *args, **{**defaults, **options})
 
+        def get_title(self, loc: Any = "left") -> str:
+            return super().get_title(loc)
+
         def legend(self, *args: Any, **options: Any) -> Any:
             defaults = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK.light}
             return super().legend(*args, **{**defaults, **options})

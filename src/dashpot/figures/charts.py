@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dashpot.figures.inline_svg import Series, draw_svg
+from dashpot.figures.method_styles import Style
+from dashpot.figures.palette import css_color
+from dashpot.figures.style import DASHES, LINE_WIDTH
 from dashpot.figures.tags import LABEL, tags_of
 
 if TYPE_CHECKING:
@@ -19,37 +22,54 @@ MOST_ASPECT = 0.85
 HINT = "Click: show or hide. Double-click: show only this series, or all."
 
 
-def chart(figure: Figure, *, key: str, title: str, legend: bool = True) -> str:
-    """Return a figure as a `figure` element.
+def chart(figure: Figure, *, key: str, title: str) -> str:
+    """Return a figure as a `figure` element, with a legend if any axes has several series.
 
     Args:
         figure: Matplotlib figure.
         key: Prefix of the ids, unique on the page.
         title: Accessible title.
-        legend: Whether to add the legend if any axes has several series; False if the page has a common legend.
     """
+    drawn, series = _drawn(figure, key, title)
+    entries = {item.key: item for own in series if len(own) > 1 for item in own}
+    buttons = legend_buttons(list(entries.values())) if entries else ""
+    return f'<figure id="{html.escape(key)}-figure">\n{drawn}\n{buttons}</figure>'
+
+
+def plots(figure: Figure, *, key: str, title: str) -> str:
+    """Return the drawings of a figure for wide and narrow screens."""
+    return _drawn(figure, key, title)[0]
+
+
+def _drawn(figure: Figure, key: str, title: str) -> tuple[str, list[list[Series]]]:
+    """Return the drawings, and the series of each axes."""
     with _without_legends(figure):
         wide = draw_svg(figure, key=key, title=title)
         with _narrow(figure):
             narrow = draw_svg(figure, key=f"{key}-narrow", title=title, values=False)
-    entries = {item.key: item for own in wide.series if len(own) > 1 for item in own}
-    buttons = legend_buttons(list(entries.values())) if legend and entries else ""
     label = f"{html.escape(title)}: the arrow keys show the values"
-    plots = "\n".join(
+    drawn = "\n".join(
         f'<div class="plot {kind}" tabindex="0" role="group" aria-label="{label}">{drawing.svg}</div>'
         for kind, drawing in (("wide", wide), ("narrow", narrow))
     )
-    return f'<figure id="{html.escape(key)}-figure">\n{plots}\n{buttons}</figure>'
+    return drawn, wide.series
 
 
-def legend_buttons(series: Sequence[Series]) -> str:
-    """Return a legend with a button for each series."""
+def legend_entry(name: str, style: Style) -> Series:
+    """Return the legend entry of a method."""
+    pattern = DASHES[style.dash]
+    dashes = "" if pattern == "solid" else ",".join(f"{length * LINE_WIDTH:g}" for length in pattern[1])
+    return Series(name, name, css_color(style.hue.light), dashes, "line")
+
+
+def legend_buttons(series: Sequence[Series], extra: str = "") -> str:
+    """Return a legend with a button for each series, followed by the HTML `extra`."""
     buttons = "\n".join(
         f'<button type="button" aria-pressed="true" data-toggle="{html.escape(item.key)}" title="{HINT}">'
         f"{swatch(item)} {html.escape(item.name)}</button>"
         for item in series
     )
-    return f'<div class="legend" role="group" aria-label="Series shown">\n{buttons}\n</div>\n'
+    return f'<div class="legend" role="group" aria-label="Series shown">\n{buttons}{extra}\n</div>\n'
 
 
 def swatch(item: Series) -> str:
@@ -58,7 +78,8 @@ def swatch(item: Series) -> str:
         shape = f'<circle cx="12" cy="4" r="3.5" style="fill:{item.color}"/>'
     else:
         shape = f'<line x1="0" y1="4" x2="24" y2="4" stroke-dasharray="{item.dashes}" style="stroke:{item.color}"/>'
-    return f'<svg class="swatch" viewBox="0 0 24 8" aria-hidden="true">{shape}</svg>'
+    faint = f' style="opacity:{item.opacity:g}"' if item.opacity < 1 else ""
+    return f'<svg class="swatch" viewBox="0 0 24 8" aria-hidden="true"{faint}>{shape}</svg>'
 
 
 @contextmanager

@@ -28,13 +28,14 @@ FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu
 
 
 class Series(NamedTuple):
-    """Key, name, CSS color, dash pattern and drawn element ("line" or "marker") of a series, for legends."""
+    """Key, name, CSS color, dash pattern, drawn element ("line" or "marker") and opacity of a series, for legends."""
 
     key: str
     name: str
     color: str
     dashes: str
     kind: str
+    opacity: float = 1.0
 
 
 class Drawing(NamedTuple):
@@ -135,9 +136,24 @@ def _raw_svg(figure: Figure, key: str) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}), _laid_out(figure):
         figure.savefig(buffer, format="svg", facecolor="none", edgecolor="none", metadata={"Date": None})
     return buffer.getvalue()
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """Lay the figure out once; `savefig` would draw everything twice."""
+    engine = figure.get_layout_engine()
+    if engine is None:
+        yield
+        return
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def _series(raw: str, index: int, artist: Any, tag: Tag) -> Series:
@@ -147,7 +163,9 @@ def _series(raw: str, index: int, artist: Any, tag: Tag) -> Series:
     dashes = re.search(r"stroke-dasharray: ([\d.,]+)", element[1]) if element else None
     line = hasattr(artist, "get_linestyle") and hasattr(artist, "get_xydata")
     kind = "line" if line and artist.get_linestyle() not in ("None", "", " ") else "marker"
-    return Series(tag.key, tag.name, css_color(series_color(artist)), dashes[1] if dashes else "", kind)
+    opacity = artist.get_alpha()
+    color = css_color(series_color(artist))
+    return Series(tag.key, tag.name, color, dashes[1] if dashes else "", kind, 1.0 if opacity is None else opacity)
 
 
 # ---- text of the SVG -------------------------------------------------------------------------------------------------

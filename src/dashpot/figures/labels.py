@@ -119,6 +119,10 @@ def _label_class() -> Any:
             self.axes = ax
             self.line, self.group = line, group
 
+        def get_tightbbox(self, renderer: Any = None) -> Any:
+            # Before the first draw, matplotlib 3.11 takes the offset for a position and ignores 0 on logarithmic axes.
+            return self.get_window_extent(renderer)
+
         def update_positions(self, renderer: Any) -> None:
             place(self.group)
             super().update_positions(renderer)

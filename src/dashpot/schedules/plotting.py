@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
-from dashpot.figures.axes import new_figure
+from dashpot.figures import label_lines, new_figure
 from dashpot.schedules.plateau import Plateau
 from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.torch_values import Curves, simulate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STEPS = Interval(1, math.inf, "left", integer=True)
@@ -23,7 +25,12 @@ DEFAULT_STEPS = 100
 
 
 def plot(
-    schedule: Any, steps: int | None = None, *, base: float = 1.0, metrics: Sequence[float] | None = None
+    schedule: Any,
+    steps: int | None = None,
+    *,
+    base: float = 1.0,
+    metrics: Sequence[float] | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
 ) -> Figure:
     """Return a matplotlib figure of the values that a schedule or a torch scheduler produces.
 
@@ -38,9 +45,10 @@ def plot(
             plateau schedules, one more than the number of `metrics`.
         base: Base value that the factors of a `Schedule` or `Plateau` multiply.
         metrics: Values of the metric that determine the values of a plateau schedule, one for each step.
+        ax: Axes to draw on, one per panel. Default: a new figure.
 
     Returns:
-        The figure; `figure.savefig(path)` writes it.
+        The figure; `dashpot.figures.save(figure, path)` writes it.
 
     Raises:
         ArgumentError: If an argument has the wrong type or is out of range, if `metrics` is missing for a plateau
@@ -56,16 +64,18 @@ def plot(
         (['lr', 'momentum'], 0)
     """
     curves = _curves(schedule, steps, base, metrics)
-    figure, panels = new_figure("plot", rows=len(curves), size=(6.4, 0.8 + 2.2 * len(curves)), sharex=True)
+    figure, panels = new_figure("plot", rows=len(curves), size=(6.4, 0.8 + 2.2 * len(curves)), sharex=True, ax=ax)
     for axes, (name, lines) in zip(panels, curves.items(), strict=True):
         for label, values in lines.items():
             axes.step(range(len(values)), values, where="post", label=label)
         axes.set_ylabel(name)
+        if isinstance(schedule, (Schedule, Plateau)):
+            axes.update_datalim([(0.0, 0.0)])
         if len(lines) > 1:
-            axes.legend(frameon=False)
-    panels[0].set_title(_title(schedule), fontsize="medium")
+            label_lines(axes)
+    panels[0].set_title(_title(schedule))
     panels[-1].set_xlabel("steps")
-    figure.align_ylabels()
+    figure.align_ylabels(panels)
     return figure
 
 
@@ -110,6 +120,5 @@ def _length(schedule: Any) -> int | None:
 
 def _title(schedule: Any) -> str:
     if isinstance(schedule, (Schedule, Plateau)):
-        text = repr(schedule)
-        return text if len(text) <= 80 else type(schedule).__name__
+        return textwrap.fill(repr(schedule), width=76)
     return "" if isinstance(schedule, Mapping) else type(schedule).__name__

@@ -14,7 +14,8 @@ from dashpot.errors import ArgumentError
 from dashpot.schedules.ranges import PLACE
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from dashpot.schedules.combine import Product
 
@@ -96,23 +97,25 @@ class Schedule:
         check(type(self).__name__, "steps", steps, PLACE)
         return [self(step) for step in range(steps)]
 
-    def plot(self, steps: int | None = None, base: float = 1.0) -> Figure:
-        """Return a plotly figure of the values over the first `steps` steps.
+    def plot(self, steps: int | None = None, base: float = 1.0, *, ax: Axes | None = None) -> Figure:
+        """Return a matplotlib figure of the values over the first `steps` steps; see `dashpot.schedules.plot`.
 
         Args:
             steps: Number of steps; by default the field `steps` of the schedule, or 100 if it has no such field.
             base: Base value that the factors multiply.
+            ax: Axes to draw on. Default: a new figure.
 
         Raises:
-            ArgumentError: If plotly is not installed.
+            ArgumentError: If `base` is not a number, or if matplotlib is not installed.
 
         >>> from dashpot.schedules import Cosine
-        >>> Cosine(steps=100).plot(steps=100, base=0.1).layout.xaxis.title.text
-        'steps done'
+        >>> [axes] = Cosine(steps=100).plot(steps=100, base=0.1).axes
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('steps', 'value')
         """
-        from dashpot.schedules.interactive import figure
+        from dashpot.schedules.plotting import plot
 
-        return figure(self, getattr(self, "steps", 100) if steps is None else steps, base)
+        return plot(self, steps, base=base, ax=ax)
 
     def _repr_html_(self) -> str:
         """Return a small curve and the `repr` for notebooks."""

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from dashpot._torch_private import module_buffers
 from dashpot.constraints import POSITIVE, Interval, Optional, check, shown
 from dashpot.errors import ArgumentError, RunError
+from dashpot.figures import color, label_lines, new_figure
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.inference import check_idle
 from dashpot.training.plain_optimizer import accepts_lr, check_savable
@@ -24,7 +25,8 @@ from dashpot.training.side_pass import check_initialized, release_output, reshar
 from dashpot.utils.smoothing import smooth
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from dashpot.training.learner import Learner
 
@@ -88,29 +90,30 @@ class LRCurve:
         slopes = np.gradient(losses, np.log(self.lrs))[: lowest + 1]
         return Suggestion(self.lrs[int(slopes.argmin())], self.lrs[lowest] / 10)
 
-    def plot(self) -> Figure:
-        """Return a plotly figure of the loss against the learning rate, with the suggestions marked.
+    def plot(self, ax: Axes | None = None) -> Figure:
+        """Return a matplotlib figure of the loss against the learning rate, with the suggestions marked.
+
+        Args:
+            ax: Axes to draw on. Default: a new figure.
 
         Raises:
-            ArgumentError: If plotly is not installed.
+            ArgumentError: If matplotlib is not installed.
         """
-        try:
-            import plotly.graph_objects as go
-        except ImportError as error:
-            raise ArgumentError("LRCurve.plot requires plotly: pip install 'dashpot[plot]'.") from error
+        figure, [panel] = new_figure("LRCurve.plot", ax=ax)
         smoothed = self.smoothed
-        figure = go.Figure()
-        figure.add_scatter(x=self.lrs, y=self.losses, mode="lines", name="loss", opacity=0.35)
-        figure.add_scatter(x=self.lrs, y=smoothed, mode="lines", name="smoothed", line={"width": 3})
-        for name, lr in self.suggest()._asdict().items():
+        panel.set_xscale("log")
+        panel.plot(self.lrs, self.losses, color=color(0), alpha=0.35, linewidth=1, label="loss")
+        panel.plot(self.lrs, smoothed, color=color(0), linewidth=2.2, label="smoothed")
+        for index, (name, lr) in enumerate(self.suggest()._asdict().items(), 1):
             if lr is not None:
                 height = float(np.interp(math.log(lr), np.log(self.lrs), smoothed))
-                label = f"{_LABELS[name]}: {lr:.2g}"
-                figure.add_scatter(x=[lr], y=[height], mode="markers", name=label, marker={"size": 12})
+                panel.plot([lr], [height], "os"[index - 1], color=color(index), label=f"{_LABELS[name]}: {lr:.2g}")
         low, high = _window(smoothed)
-        figure.update_layout(template="plotly_white", xaxis_title="learning rate", yaxis_title="loss")
-        figure.update_xaxes(type="log", exponentformat="power")
-        figure.update_yaxes(range=[low - 0.05 * (high - low), high + 0.05 * (high - low)])
+        margin = 0.05 * (high - low) or 1.0
+        panel.set_ylim(low - margin, high + margin)
+        panel.set_xlabel("learning rate")
+        panel.set_ylabel("loss")
+        label_lines(panel)
         return figure
 
     def text(self, width: int = 64, height: int = 12) -> str:
@@ -119,6 +122,17 @@ class LRCurve:
 
     def __str__(self) -> str:
         return self.text()
+
+    def sentences(self) -> str:
+        """Return the suggestions and the reason for the end of the test in sentences."""
+        steepest, minimum = self.suggest()
+        *_, end = self._summary()
+        if steepest is None or minimum is None:
+            return " ".join(self._summary())
+        return (
+            f"The loss decreases fastest at the rate {steepest:.2g}, and a tenth of the rate with the lowest loss is "
+            f"{minimum:.2g}. {end}"
+        )
 
     def _summary(self) -> list[str]:
         suggestions = self.suggest()._asdict().items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dashpot.figures.axes import new_figure
+from dashpot.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,7 @@ def draw(
     values: Mapping[str, Mapping[str, Sequence[float]]],
     histograms: Mapping[str, np.ndarray],
     limits: tuple[float, float],
+    ax: Sequence[Axes] | None = None,
 ) -> Figure:
     """Return a figure with four panels of statistics, and one histogram panel per layer.
 
@@ -35,15 +36,16 @@ def draw(
         values: Statistics by layer and name, with one value per step.
         histograms: Counts by layer, of shape (bins, steps).
         limits: Lower and upper limit of the histograms.
+        ax: Axes to draw on, two per row; None for a new figure.
     """
     rows = 2 + -(-len(histograms) // COLUMNS)
-    figure, axes = new_figure("Activations.plot", rows, COLUMNS, size=(9.6, 2.3 * rows))
+    figure, axes = new_figure("Activations.plot", rows, COLUMNS, size=(9.6, 2.3 * rows), ax=ax)
     _draw_statistics(axes[:4], steps, values)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, title="layer")
-    for ax, (layer, counts) in zip(axes[4:], histograms.items(), strict=False):
-        _draw_histogram(ax, layer, steps, counts, limits)
-    for ax in axes[4 + len(histograms) :]:
-        ax.set_visible(False)
+    for panel, (layer, counts) in zip(axes[4:], histograms.items(), strict=False):
+        _draw_histogram(panel, layer, steps, counts, limits)
+    for panel in axes[4 + len(histograms) :]:
+        panel.set_visible(False)
     return figure
 
 
@@ -58,7 +60,7 @@ def _draw_statistics(
             ax.plot(
                 steps, statistics[name], color=color, linewidth=1.2, label=layer, marker="." if len(steps) == 1 else ""
             )
-        ax.set_title(label, fontsize="medium")
+        ax.set_title(label)
         ax.set_xlabel("step")
         if name in ("zeros", "dead"):
             ax.set_ylim(-0.02, 1.02)
@@ -74,6 +76,6 @@ def _draw_histogram(
     edges, used = np.linspace(*limits, len(counts) + 1).tolist(), np.flatnonzero(counts.any(axis=1)).tolist()
     if used:
         ax.set_ylim(edges[used[0]], edges[used[-1] + 1])
-    ax.set_title(f"histogram of layer {layer}", fontsize="medium")
+    ax.set_title(f"histogram of layer {layer}")
     ax.set_xlabel("step")
     ax.set_ylabel("output")

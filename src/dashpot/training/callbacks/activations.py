@@ -20,6 +20,7 @@ from dashpot.utils.scalars import is_number
 from dashpot.utils.schema import POSITIVE_COUNT, REAL, TEXT, ListOf, Record, Row, Rule, SchemaError, TensorOf
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch.utils.hooks import RemovableHandle
 
@@ -160,10 +161,13 @@ class Activations(Callback):
         rows = [row[index, 5:] for _, row in self._rows]
         return torch.stack(rows, dim=1) if count else torch.zeros(self.bins, 0)
 
-    def plot(self) -> Figure:
+    def plot(self, ax: Sequence[Axes] | None = None) -> Figure:
         """Return a matplotlib figure: the statistics of all layers, and the histogram of each layer.
 
         A histogram is drawn as one column per recorded step, with colors for the logarithm of the counts.
+
+        Args:
+            ax: Axes to draw on: four, one per layer, and one more if that is an odd number. Default: a new figure.
 
         Raises:
             ArgumentError: If nothing has been recorded, or matplotlib is not installed.
@@ -173,7 +177,7 @@ class Activations(Callback):
         if not self.steps:
             raise ArgumentError("Activations.plot: no step has been recorded.")
         histograms = {layer: self.histogram(layer).numpy() for layer in self._names}
-        return draw(self.steps, self.values, histograms, self.limits)
+        return draw(self.steps, self.values, histograms, self.limits, ax)
 
     # ---- events -----------------------------------------------------------------------------------------------------
 

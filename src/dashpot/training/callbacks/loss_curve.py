@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dashpot.figures import label_lines, new_figure
 from dashpot.training.callbacks.recorder import StepRecorder
 from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, ListOf, Record, Row
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from dashpot.training.learner import Learner
 
 POINTS = 512
@@ -133,11 +136,9 @@ def is_logarithmic(losses: list[float]) -> bool:
     return bool(losses) and min(losses) > 0 and max(losses) > LOG_RATIO * min(losses)
 
 
-def draw_figure(curve: LossCurve) -> Any:
-    """Return a matplotlib figure of the curve."""
-    from dashpot.figures.axes import new_figure
-
-    figure, [axes] = new_figure("Progress")
+def draw_figure(curve: LossCurve, ax: Axes | None = None) -> Any:
+    """Return a matplotlib figure of the curve, drawn on `ax` or on a new figure."""
+    figure, [axes] = new_figure("Progress", ax=ax)
     evaluation = [(step, loss) for step, loss in curve.evaluation if math.isfinite(loss)]
     for label, points, style in (("train", curve.train, "-"), ("eval", evaluation, "o-")):
         if points:
@@ -146,6 +147,5 @@ def draw_figure(curve: LossCurve) -> Any:
         axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    if axes.lines:
-        axes.legend(frameon=False)
+    label_lines(axes)
     return figure

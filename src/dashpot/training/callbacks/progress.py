@@ -17,6 +17,7 @@ from dashpot.utils.format import decimals, duration
 from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, ListOf, Maybe, Row, Rule, extended
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from dashpot.training.learner import Learner
@@ -148,8 +149,11 @@ class Progress(EpochCallback):
         if self._curve is not None:
             self._curve.after_step(learner)
 
-    def figure(self) -> Figure:
+    def figure(self, ax: Axes | None = None) -> Figure:
         """Return a matplotlib figure of the loss, of the current or the last fit.
+
+        Args:
+            ax: Axes to draw on. Default: a new figure.
 
         Raises:
             ArgumentError: If `plot` is False, no fit has begun, or matplotlib is not installed.
@@ -166,7 +170,7 @@ class Progress(EpochCallback):
         """
         if self._curve is None:
             raise ArgumentError("Progress: figure requires plot=True and a fit that has begun.")
-        return draw_figure(self._curve)
+        return draw_figure(self._curve, ax)
 
     def _write(self, action: Callable[[Table], None]) -> None:
         """Perform an output action; continue without output if the terminal or pipe is closed."""

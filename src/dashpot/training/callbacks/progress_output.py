@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from dashpot.figures.axes import new_figure
+from dashpot.figures import new_figure
 from dashpot.training.callbacks.loss_curve import LossCurve, draw_figure
 from dashpot.training.callbacks.text_plot import ASCII, UNICODE, plot_lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dashpot.constraints import OneOf, check, shown
 from dashpot.errors import ArgumentError, RunError
+from dashpot.figures import new_figure
 from dashpot.schedules import hyperparams
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
@@ -20,7 +21,8 @@ from dashpot.training.optimizer_dict import OptimizerDict
 from dashpot.utils.schema import MapOf, Rule, TensorOf
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch.optim import Optimizer
 
     from dashpot.training.learner import Learner
@@ -204,37 +206,33 @@ class Recorder(Callback):
         self._pending = []
         self._values = {name: state[name].tolist() for name in self._values}
 
-    def plot(self, *names: str) -> Figure:
-        """Return a plotly figure with one panel per name, which shows the recorded values against the step.
+    def plot(self, *names: str, ax: Axes | Sequence[Axes] | None = None) -> Figure:
+        """Return a matplotlib figure with one panel per name, which shows the recorded values against the step.
 
         Args:
             names: Recorded names to plot. Default: all.
+            ax: Axes to draw on, one per name. Default: a new figure.
 
         Raises:
-            ArgumentError: If a name is not recorded, or plotly is not installed.
+            ArgumentError: If a name is not recorded, or matplotlib is not installed.
 
         Example:
-            >>> Recorder("lr").plot("lr").layout.xaxis.title.text
-            'step'
+            >>> [axes] = Recorder("lr").plot("lr").axes
+            >>> axes.get_xlabel(), axes.get_ylabel()
+            ('step', 'lr')
         """
-        try:
-            import plotly.graph_objects as go
-            from plotly.subplots import make_subplots
-        except ImportError as error:
-            raise ArgumentError("Recorder.plot needs plotly: pip install 'dashpot[plot]'.") from error
         values = self.values
         shown = list(names or values)
         for name in shown:
             check("Recorder.plot", "a name", name, OneOf(tuple(values)))
         if not shown:
             raise ArgumentError("Recorder.plot: the recorder has no names.")
-        figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.2 / len(shown))
-        for row, name in enumerate(shown, 1):
-            steps = list(range(1, len(values[name]) + 1))
-            figure.add_trace(go.Scatter(x=steps, y=values[name], mode="lines", name=name), row=row, col=1)
-            figure.update_yaxes(title_text=name, row=row, col=1)
-        figure.update_xaxes(title_text="step", row=len(shown), col=1)
-        figure.update_layout(template="plotly_white", showlegend=False, height=max(300, 220 * len(shown)))
+        figure, panels = new_figure("Recorder.plot", len(shown), size=(6.4, 0.6 + 1.8 * len(shown)), sharex=True, ax=ax)
+        for panel, name in zip(panels, shown, strict=True):
+            panel.plot(range(1, len(values[name]) + 1), values[name])
+            panel.set_ylabel(name)
+        panels[-1].set_xlabel("step")
+        figure.align_ylabels(panels)
         return figure
 
 
