@@ -74,6 +74,15 @@ def test_memory_of_average():
     assert (result.poles, result.zeros, result.gain) == ((0.9,), (0.0,), pytest.approx(0.1))
 
 
+@pytest.mark.parametrize("length", [1, 2, 10, 1000])
+def test_average_of_length_n_is_as_noisy_as_the_mean_of_2n_minus_1_samples(length):
+    result = response(dp.Filter(dp.momentum_forms.pole_of_length(length)))
+    mean = np.full(2 * length - 1, 1 / (2 * length - 1))
+    assert result.noise_gain == pytest.approx((mean**2).sum(), rel=1e-9)  # rounding of 1 - 1/length
+    assert result.mean_delay == pytest.approx((np.arange(2 * length - 1) * mean).sum(), rel=1e-9, abs=1e-12)
+    assert result.equivalents(batch=32)["examples"].settings["examples"] == pytest.approx(32 * length)
+
+
 def test_gain_of_heavy_ball_scales_the_average():
     ball, average = response(dp.HeavyBall.recipe_for(momentum=0.9)), response(dp.Filter(0.9))
     assert ball.dc_gain == pytest.approx(10 * average.dc_gain)

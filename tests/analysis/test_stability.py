@@ -135,6 +135,12 @@ def test_critical_curvature_has_a_double_root(pole, zero):
         assert stability(recipe, 1.1 * critical).regime.startswith("underdamped")
 
 
+@pytest.mark.parametrize(("length", "product"), [(10, 0.26334), (100, 0.25126), (10_000, 0.25001)])
+def test_average_oscillates_if_lr_times_curvature_times_length_exceeds_a_quarter(length, product):
+    recipe = dp.Recipe(unit(dp.momentum_forms.pole_of_length(length)), lr=0.01)
+    assert stability(recipe).critical_curvature * recipe.lr * length == pytest.approx(product, abs=1e-5)
+
+
 def test_zero_above_pole_is_never_underdamped():
     assert stability(unit(0.5, 0.8)).critical_curvature is None
 

@@ -100,6 +100,14 @@ def test_temperature_of_averages_depends_little_on_pole(pole, ratio):
     assert result.temperature / result.small_rate_temperature == pytest.approx(ratio, abs=5e-4)  # printed digits
 
 
+@pytest.mark.parametrize("length", [1, 2, 10, 100, 1000])
+def test_temperature_of_averages_is_independent_of_length_beyond_slow_changes(length):
+    """The ratio is 1/(1 - lr h/(2 (2N - 1))), near 1 even if the weight oscillates within N steps (lr h N = 100)."""
+    result = temperature(dp.Recipe(unit(dp.momentum_forms.pole_of_length(length)), lr=0.1), 1.0)
+    expected = 1 / (1 - 0.1 / (2 * (2 * length - 1)))
+    assert result.temperature / result.small_rate_temperature == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "recipe",
     [
