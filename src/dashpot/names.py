@@ -156,6 +156,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.temperature:run",
         "The learning rate as temperature: equilibrium distributions, momentum, batch size and snapshots.",
     ),
+    "l2-vs-decoupled": ExperimentName(
+        "dashpot.experiments.l2_vs_decoupled:run",
+        "L2 regularization and decoupled weight decay in AdaGrad, Adam and AdamW, and as damping.",
+    ),
 }
 """For each name of an experiment, its function and a summary."""
 
