@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
-from dashpot.figures.palette import INK
+from dashpot.figures.palette import INK, MUTED
 from dashpot.figures.style import TEXT_SIZE, TITLE_SIZE, style_settings, style_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+REFERENCE = {"color": MUTED.light, "linewidth": 0.8}
+"""Style of reference lines."""
 
 
 def new_figure(
@@ -93,11 +96,17 @@ def _axes_class() -> Any:
     from matplotlib.axes import Axes
 
     class HouseAxes(Axes):
-        """Axes whose titles and legends, which are created later, follow the house style."""
+        """Axes whose titles, legends and reference lines, which are created later, follow the house style."""
 
         def set_title(self, label: str, fontdict: Any = None, loc: Any = "left", *args: Any, **options: Any) -> Any:
             defaults = {"fontsize": TITLE_SIZE, "color": INK.light}
             return super().set_title(label, fontdict, loc, *args, **{**defaults, **options})
+
+        def axhline(self, y: float = 0, *args: Any, **options: Any) -> Any:
+            return super().axhline(y, *args, **{**REFERENCE, **options})
+
+        def axvline(self, x: float = 0, *args: Any, **options: Any) -> Any:
+            return super().axvline(x, *args, **{**REFERENCE, **options})
 
         def get_title(self, loc: Any = "left") -> str:
             return super().get_title(loc)

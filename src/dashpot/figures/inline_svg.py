@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dashpot.figures.palette import css_color
-from dashpot.figures.series_data import axes_data, is_curve, series_color, series_data, simplify, thinned
+from dashpot.figures.series_data import axes_data, condensed, is_curve, series_color, series_data, simplify, thinned
 from dashpot.figures.tags import LABEL, Tag, tags_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ LONG = 4000
 """Length of the text of a path above which the path is simplified."""
 TOLERANCE = 0.1
 """Largest distance in points between a path and the simplified path."""
+COLUMN = 1.5
+"""Width in points of the columns by which the paths of noisy bands are simplified further."""
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif"
 
 
@@ -229,7 +231,7 @@ def _simplified(path: str) -> str:
     for part in path.replace("z", "").split("M"):
         points = np.array(part.replace("L", " ").split(), dtype=float).reshape(-1, 2)
         if len(points):
-            kept = points[simplify(points, TOLERANCE)]
+            kept = condensed(points[simplify(points, TOLERANCE)], COLUMN)
             parts.append("M " + " L ".join(f"{x:.2f} {y:.2f}" for x, y in kept.tolist()))
     return " ".join(parts) + (" z" if "z" in path else "")
 

@@ -144,6 +144,22 @@ def thinned(points: Array) -> Array:
     return points[sorted(chosen)]
 
 
+def condensed(points: Array, width: float) -> Array:
+    """Return a polyline with the first, lowest, highest and last point in each column of the given width.
+
+    The columns are formed within sections in which x rises or falls, such as the two sides of a band.
+    """
+    if len(points) <= MOST_POINTS:
+        return points
+    column = np.floor(points[:, 0] / width)
+    starts = np.flatnonzero(np.diff(column, prepend=np.nan))  # a column that is visited again counts again
+    parts = []
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(points)], strict=True):
+        heights = points[start:end, 1]
+        parts.append(sorted({start, end - 1, start + int(heights.argmin()), start + int(heights.argmax())}))
+    return points[[index for part in parts for index in part]]
+
+
 def simplify(points: Array, tolerance: float) -> npt.NDArray[np.intp]:
     """Return the indices of the points of a polyline to which all other points are close (Douglas and Peucker).
 
