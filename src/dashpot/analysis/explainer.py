@@ -14,6 +14,7 @@ from dashpot.analysis.subject import subjects
 from dashpot.constraints import check_explain_arguments, unknown
 from dashpot.errors import ArgumentError
 from dashpot.names import SCHEDULES, known_methods
+from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Product, Schedule, Sequence, from_name, split_name
 
 DEFAULT_STEPS = 1000
@@ -75,7 +76,8 @@ def explain(
         raise ArgumentError("explain: steps must be None unless x is a schedule.")
     found = subjects(x, step, settings)
     asked = Questions(curvature, noise, batch_size, to_batch)
-    return Explanation(found[0].name, tuple(method_part(subject, asked) for subject in found))
+    title = "Method" if isinstance(x, Recipe) else found[0].name
+    return Explanation(title, tuple(method_part(subject, asked) for subject in found))
 
 
 def _of_schedule(x: Any, steps: int | None, asked: Mapping[str, Any], settings: Mapping[str, Any]) -> Explanation:

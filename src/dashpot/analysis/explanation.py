@@ -27,9 +27,7 @@ _NOTES = {"limits", "reasons"}
 """Quantities that are notes of the explanation."""
 _COLUMNS = 3
 _MOST_PARTS = 8
-"""Largest number of parts in notebooks."""
-_MOST_DRAWN = 2
-"""Largest number of parts with figures, which bounds the size of pages."""
+"""Largest number of parts in texts, pages and notebooks."""
 NOTEBOOK_COLORS = (
     "".join(
         f"--{name}:{'currentColor' if name in ('ink', 'muted') else f'color-mix(in srgb,{hue.light},{hue.dark})'};"
@@ -126,11 +124,13 @@ class Explanation(Analysis):
     parts: tuple[Part, ...]
 
     def summary(self) -> str:
-        """Return the result in sentences, for every part."""
+        """Return the result in sentences, with a line for each of the first eight parts."""
         if len(self.parts) == 1:
             return " ".join(self.parts[0].sentences)
         head = f"{self.title} has groups with {len(self.parts)} different settings."
-        return "\n".join([head, *(f"{_capital(part.label)}: {' '.join(part.sentences)}" for part in self.parts)])
+        lines = [f"{_capital(part.label)}: {' '.join(part.sentences)}" for part in self.parts[:_MOST_PARTS]]
+        more = len(self.parts) - _MOST_PARTS
+        return "\n".join([head, *lines, *([f"{more} more settings are in `parts`."] if more > 0 else [])])
 
     def quantities(self) -> list[Quantity]:
         """Return the numbers of all parts; with several parts, names begin with the label of the part."""
@@ -150,7 +150,7 @@ class Explanation(Analysis):
     def __str__(self) -> str:
         """Return the sentences, a table for each part, and the notes."""
         blocks = [_wrapped(self.summary())]
-        for part in self.parts:
+        for part in self.parts[:_MOST_PARTS]:
             blocks += [
                 "\n".join([_capital(_titled(part, title)), *_table_lines(items)])
                 for title, items in part.tables().items()
@@ -161,23 +161,26 @@ class Explanation(Analysis):
         return "\n\n".join(blocks)
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
-        """Draw the figures of all results: for a method, poles and zeros, responses and regions of stable settings.
+        """Draw the figures of the first part: for a method, poles and zeros, responses and regions of stable settings.
 
         Args:
             ax: Axes to draw on, one for each panel, in place of a new figure.
         """
-        details = [detail for part in self.parts[:_MOST_DRAWN] for detail in part.details]
-        panels = sum(detail.panels for detail in details)
+        [part, *_] = self.parts
+        panels = max(1, sum(detail.panels for detail in part.details))
         if ax is not None:
             figure, axes = new_figure("Explanation.plot", columns=panels, ax=ax)
         else:
             columns = min(panels, _COLUMNS)
             rows = -(-panels // columns)
-            size = (9.6, 0.2 + 3.2 * rows) if columns > 1 else (6.4, 3.2 * rows)
-            figure, axes = new_figure("Explanation.plot", rows, columns, size=size)
+            figure, axes = new_figure("Explanation.plot", rows, columns, size=(3.4 * columns, 3.2 * rows))
             for unused in axes[panels:]:
                 unused.remove()
-        for detail in details:
+            figure.suptitle(part.label)
+        if not part.details:
+            axes[0].set_axis_off()
+            axes[0].text(0.5, 0.5, "No figure: no closed form", ha="center", va="center", transform=axes[0].transAxes)
+        for detail in part.details:
             own, axes = axes[: detail.panels], axes[detail.panels :]
             detail.result.plot(own if detail.panels > 1 else own[0])
         return figure
@@ -208,12 +211,12 @@ class Explanation(Analysis):
 
     def _sections(self) -> list[Section]:
         sections = []
-        for index, part in enumerate(self.parts):
+        for index, part in enumerate(self.parts[:_MOST_PARTS]):
             tables = part.tables()
             words = paragraphs(*part.sentences) if part.label else ""
             sections.append(Section(_capital(_titled(part, part.heading)), words + _html_table(tables[part.heading])))
             for detail in part.details:
-                figure = detail.result.plot() if index < _MOST_DRAWN else None
+                figure = detail.result.plot() if index == 0 else None
                 content = paragraphs(detail.result.summary()) + _html_table(tables[detail.title])
                 sections.append(Section(_capital(_titled(part, detail.title)), content, figure))
             sections += [
@@ -222,7 +225,10 @@ class Explanation(Analysis):
         if self.notes:
             sections.append(Section("Conditions", paragraphs(*self.notes)))
         sections.append(
-            Section("Expression", "".join(f"<p><code>{escape(part.subject)}</code></p>" for part in self.parts))
+            Section(
+                "Expression",
+                "".join(f"<p><code>{escape(part.subject)}</code></p>" for part in self.parts[:_MOST_PARTS]),
+            )
         )
         return sections
 

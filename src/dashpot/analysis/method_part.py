@@ -100,14 +100,16 @@ def _equivalents(subject: Subject, form: LinearForm, batch_size: int | None) -> 
 
 def _stability(subject: Subject, questions: Questions) -> Answer:
     result = stability(subject.recipe, questions.curvature)
-    return Answer(stability_sentences(result), [Detail("Stability", result, 2)], [])
+    details = [] if result.largest_product is None else [Detail("Stability", result, 2)]
+    return Answer(stability_sentences(result), details, list(result.reasons))
 
 
 def _noise(subject: Subject, questions: Questions) -> Answer:
     if questions.curvature is None or questions.noise is None:
         return Answer([], [], [])
     result = temperature(subject.recipe, questions.curvature, questions.noise, questions.batch_size or 1)
-    return Answer(noise_sentences(result), [Detail("Noise", result, 1)], list(result.reasons))
+    details = [] if result.variance is None else [Detail("Noise", result, 1)]
+    return Answer(noise_sentences(result), details, list(result.reasons))
 
 
 def _batch(subject: Subject, questions: Questions) -> Answer:

@@ -19,11 +19,10 @@ def memory_sentences(name: str, recipe: Recipe, form: LinearForm) -> list[str]:
     """Return what the direction is computed from: the filter, the denominator and the total weight."""
     divisors = [words for stage in recipe.active() if (words := denominator(stage)) is not None]
     if form.filter is None:
-        return (
-            [f"The memory of {name} has no closed form."]
-            if not divisors
-            else [f"{name} divides by {joined(divisors)}."]
-        )
+        known = [f"{name} divides by {joined(divisors)}."] if divisors else []
+        return [*known, f"{'The rest of it' if known else name} has no closed form; the notes state the reason."]
+    if form.filter.gain == 0:
+        return [f"The filter of {_inner(name)} has a gain of 0, so that gradients have no effect."]
     length = memory_length(form.filter)
     if length is None:
         tail = f", divided by {joined(divisors)}".replace("the magnitude of the latest gradient", "its magnitude")
@@ -35,6 +34,11 @@ def memory_sentences(name: str, recipe: Recipe, form: LinearForm) -> list[str]:
         return [f"{first} ({newest}).", *_total_weight(form)]
     tail = f" and divides by {joined(divisors)}" if divisors else ""
     return [f"{name} remembers about {count(length, 'gradient')} ({newest}){tail}.", *_total_weight(form)]
+
+
+def _inner(name: str) -> str:
+    """Return a name within a sentence."""
+    return name.replace("The ", "the ", 1) if name.startswith("The ") else name
 
 
 def memory_length(section: RationalFilter) -> float | None:
@@ -152,9 +156,15 @@ def _decoupled(form: LinearForm) -> list[str]:
         return ["The decoupled weight decay per step depends on the learning rate, which is computed from data."]
     if form.shrink == 0:
         return ["At a learning rate of 0, the weight decay has no effect."]
+    if form.shrink >= 1:
+        return [f"Decoupled weight decay subtracts {percent(form.shrink)} of the weights per step: {_overshoot(form)}."]
     text = f"Decoupled weight decay shrinks the weights by {_share(form.shrink)} per step"
     steps = half_life(1 - form.shrink)
     return [f"{text}, by half in {count(steps, 'step')}." if steps is not None else f"{text}."]
+
+
+def _overshoot(form: LinearForm) -> str:
+    return "it removes the earlier weights" if form.shrink == 1 else "it overshoots zero"
 
 
 def _share(share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
@@ -56,6 +57,9 @@ def _shape(name: str, values: list[float]) -> str:
         return f"{name} stays at {number(values[0])}."
     extremes = [("highest", max(values)), ("lowest", min(values))]
     inner = sorted((values.index(value), kind, value) for kind, value in extremes if value not in ends)
+    steps = [b - a for a, b in pairwise(values)]
+    if not inner and min(steps) < 0 < max(steps):
+        return f"{name} varies between {number(min(values))} and {number(max(values))} {over}."
     if not inner:
         verb = "falls" if ends[0] > ends[1] else "rises"
         return f"{name} {verb} from {number(ends[0])} to {number(ends[1])} {over}."
