@@ -152,6 +152,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.averages:run",
         "Moving averages of noisy points: noise, delay, initial bias and its corrections.",
     ),
+    "momentum-design-space": ExperimentName(
+        "dashpot.experiments.momentum_design_space:run",
+        "The zero of the gradient filter: stability, speed, variance and training.",
+    ),
     "temperature": ExperimentName(
         "dashpot.experiments.temperature:run",
         "The learning rate as temperature: equilibrium distributions, momentum, batch size and snapshots.",
