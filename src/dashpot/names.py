@@ -164,6 +164,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.l2_vs_decoupled:run",
         "L2 regularization and decoupled weight decay in AdaGrad, Adam and AdamW, and as damping.",
     ),
+    "paths": ExperimentName(
+        "dashpot.experiments.paths:run",
+        "Momentum, RMSprop and Adam in a ravine, at a saddle and on a plateau; saddles in high dimension.",
+    ),
 }
 """For each name of an experiment, its function and a summary."""
 

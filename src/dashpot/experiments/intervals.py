@@ -56,7 +56,7 @@ def compared(
 ) -> Finding:
     """Return the finding that compares the mean over seeds with a prediction.
 
-    It holds if the prediction lies in the 95 % interval, widened on both sides by `tolerance * abs(predicted)`.
+    It holds if the prediction is in the 95 % interval, widened on both sides by `tolerance * abs(predicted)`.
 
     Args:
         name: Identifier of the finding.

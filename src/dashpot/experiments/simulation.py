@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dashpot import functional
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages import Filter
-
-MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def filtered(stage: Filter, inputs: Tensor) -> Tensor:
@@ -31,23 +31,38 @@ def filtered(stage: Filter, inputs: Tensor) -> Tensor:
     return outputs
 
 
-def descend(make: MakeOptimizer, start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int) -> Tensor:
-    """Return the path of an optimizer, a tensor of shape (steps + 1, *start.shape).
+def descend(
+    recipe: Recipe, rates: Sequence[float], start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int
+) -> Tensor:
+    """Return the paths of a method at several learning rates, of shape (steps + 1, rates, *start.shape).
 
-    The elements of `start` are independent runs of an elementwise method.
+    The elements of `start` are independent runs of an elementwise method. The steps are those of the optimizer of the
+    recipe.
 
     Args:
-        make: Function from a list of parameters to their optimizer.
+        recipe: Method, without schedules.
+        rates: Learning rates.
         start: Initial parameters.
-        gradient: Function from parameters to their gradient.
+        gradient: Function from parameters of shape (rates, *start.shape) to their gradients.
         steps: Number of steps.
+
+    >>> from dashpot.optimizers.torch_compatible import SGD
+    >>> descend(SGD.recipe_for(), [0.5, 1.0], torch.ones(1), lambda w: w, steps=2).squeeze(-1)
+    tensor([[1.0000, 1.0000],
+            [0.5000, 0.0000],
+            [0.2500, 0.0000]])
     """
-    point = nn.Parameter(start.clone())
-    optimizer = make([point])
-    path = torch.empty(steps + 1, *start.shape, dtype=start.dtype)
-    path[0] = start
-    for step in range(1, steps + 1):
-        point.grad = gradient(point.detach())
-        optimizer.step()
-        path[step] = point.detach()
+    lr = torch.tensor(rates, dtype=torch.float64)
+    point = start.expand(len(rates), *start.shape).clone()
+    state = torch.func.vmap(partial(functional.init, recipe))(point)
+    path = torch.empty(steps + 1, *point.shape, dtype=start.dtype)
+    path[0] = point
+
+    def one(lr: Tensor, w: Tensor, grad: Tensor, state: Any, step: int) -> Any:
+        return functional.update(recipe.with_settings(lr=lr), w, grad, state, step)
+
+    advance = torch.func.vmap(one, in_dims=(0, 0, 0, 0, None))
+    for step in range(steps):
+        point, state = advance(lr, point, gradient(point), state, step)
+        path[step + 1] = point
     return path

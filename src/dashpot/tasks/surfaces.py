@@ -41,6 +41,23 @@ def spectrum(dimension: int, condition: float) -> Tensor:
     return torch.logspace(-math.log10(condition), 0, dimension) if dimension > 1 else torch.ones(1)
 
 
+def quadratic(w: Tensor, eigenvalues: Tensor) -> Tensor:
+    """Return 1/2 sum_i eigenvalues_i w_i^2 for each row of `w`; the sum is over the last dimension."""
+    return (eigenvalues * w**2).sum(-1) / 2
+
+
+def rosenbrock(w: Tensor) -> Tensor:
+    """Return (1 - a)^2 + 100 (b - a^2)^2 for each row (a, b) of `w`."""
+    a, b = w.unbind(-1)
+    return (1 - a) ** 2 + 100 * (b - a**2) ** 2
+
+
+def saddle(w: Tensor) -> Tensor:
+    """Return a^2 / 2 + (b^2 - 1)^2 / 4 for each row (a, b) of `w`."""
+    a, b = w.unbind(-1)
+    return a**2 / 2 + (b**2 - 1) ** 2 / 4
+
+
 class Quadratic(Surface):
     """f(w) = 1/2 sum_i eigenvalues_i w_i^2, with its minimum at w = 0.
 
@@ -55,7 +72,7 @@ class Quadratic(Surface):
         self.register_buffer("eigenvalues", eigenvalues)
 
     def value(self) -> Tensor:
-        return (self.eigenvalues * self.w**2).sum() / 2
+        return quadratic(self.w, self.eigenvalues)
 
 
 class Rosenbrock(Surface):
@@ -69,8 +86,7 @@ class Rosenbrock(Surface):
     """
 
     def value(self) -> Tensor:
-        a, b = self.w
-        return (1 - a) ** 2 + 100 * (b - a**2) ** 2
+        return rosenbrock(self.w)
 
 
 class Saddle(Surface):
@@ -83,5 +99,4 @@ class Saddle(Surface):
     """
 
     def value(self) -> Tensor:
-        a, b = self.w
-        return a**2 / 2 + (b**2 - 1) ** 2 / 4
+        return saddle(self.w)
