@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dashpot.analysis import response
 from dashpot.data.seeding import generator
 from dashpot.experiments import averages_figures as figures
 from dashpot.experiments.intervals import compared as compared_exactly
@@ -105,12 +106,16 @@ def stationary_variances(beta: float, noise: Tensor) -> list[float]:
 
 def noise_gain(beta: float) -> float:
     """Return the stationary variance of an average of unit white noise, (1 - beta)/(1 + beta)."""
-    return (1 - beta) / (1 + beta)
+    gain = response(Filter(pole=beta)).noise_gain
+    assert gain is not None
+    return gain
 
 
 def delay(beta: float) -> float:
     """Return the delay of an average behind a ramp in steps, beta/(1 - beta)."""
-    return beta / (1 - beta)
+    steps = response(Filter(pole=beta)).mean_delay
+    assert steps is not None
+    return steps
 
 
 def corrected_weights(beta: float, t: int) -> Tensor:

@@ -70,32 +70,28 @@ def _sections(outcome: Outcome) -> Iterator[Section]:
 
 
 def _claim(outcome: Outcome, index: int) -> str:
-    """Return a claim, its verdict and its measurements."""
+    """Return a claim, its verdict, its measurements and their limits."""
+    from dashpot.figures import html_table
+
+    text = f"<blockquote>{html.escape(outcome.claims[index].text)}</blockquote>"
     found = [finding for finding in outcome.findings if finding.claim == index]
-    verdict = f"<p>Verdict: <strong>{verdict_of(found)}</strong>.</p>" if found else ""
-    limits = "".join(
-        f"<li>{html.escape(finding.statement)}: {html.escape(finding.limits)}</li>"
-        for finding in found
-        if finding.limits
-    )
-    text = f"<blockquote>{html.escape(outcome.claims[index].text)}</blockquote>{verdict}"
-    return (
-        text + (_table(HEADER, map(finding_cells, found)) if found else "") + (f"<ul>{limits}</ul>" if limits else "")
-    )
+    if not found:
+        return text
+    verdict = f"<p>Verdict: <strong>{verdict_of(found)}</strong>.</p>"
+    table = html_table(HEADER, map(finding_cells, found))
+    limits = [f"{finding.statement}: {finding.limits}." for finding in found if finding.limits]
+    items = "".join(f"<li>{html.escape(item)}</li>" for item in limits)
+    return text + verdict + table + (f"<p>Limits:</p><ul>{items}</ul>" if items else "")
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
+    """Return settings, versions and machine as a list."""
     from dashpot.runs.environment import machine, versions
 
     rows = {**settings, **versions(), **machine()}
-    return _table(("setting", "value"), ([str(name), _text(value)] for name, value in rows.items()))
+    items = (f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(_text(value))}</dd>" for name, value in rows.items())
+    return f"<dl>{''.join(items)}</dl>"
 
 
 def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _table(header: tuple[str, ...], rows: Any) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

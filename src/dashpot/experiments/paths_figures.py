@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dashpot import figures as style
+from dashpot.figures import color, new_figure, tag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,18 +30,16 @@ MINIMA_NOTE = (
 
 def ravine(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw paths in the ravine at the same rate and at the best rates."""
-    figure, axes = style.new_figure("ravine", 2, 1, size=(8.0, 6.4), ax=ax)
+    figure, axes = new_figure("ravine", 2, 1, size=(8.0, 6.4), ax=ax)
     across, along = np.meshgrid(np.linspace(-12, 14, 120), np.linspace(-2.4, 2.4, 80))
     loss = (along**2 + 0.02 * across**2) / 2
     for panel, place in zip(axes, ("same rate", "best rate"), strict=True):
-        panel.contour(
-            across, along, loss, levels=np.geomspace(0.005, 4, 8), colors=style.color("muted"), linewidths=0.5
-        )
+        panel.contour(across, along, loss, levels=np.geomspace(0.005, 4, 8), colors=color("muted"), linewidths=0.5)
         for index, (name, item) in enumerate(data["ravine"][place].items()):
             path = np.asarray(item["path"])
             label = f"{name}, lr {item['lr']:.3g}"
-            line = panel.plot(path[:, 1], path[:, 0], ".-", markersize=4, color=style.color(index), label=label)[0]
-            style.tag(line, f"{place.split()[0]}-{index}", label)
+            line = panel.plot(path[:, 1], path[:, 0], ".-", markersize=4, color=color(index), label=label)[0]
+            tag(line, f"{place.split()[0]}-{index}", label)
         panel.set(title=f"At the {place}", ylabel="across", xlim=(-12, 14), ylim=(-2.4, 2.4))
         panel.legend(fontsize="small")
     axes[1].set_xlabel("along the ravine")
@@ -50,17 +48,17 @@ def ravine(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
 
 def valley(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw paths in Rosenbrock's valley, and the loss against the step."""
-    figure, axes = style.new_figure("valley", 1, 2, size=(9.0, 4.2), ax=ax)
+    figure, axes = new_figure("valley", 1, 2, size=(9.0, 4.2), ax=ax)
     a, b = np.meshgrid(np.linspace(-1.8, 1.8, 120), np.linspace(-0.8, 2.2, 120))
     _contour(axes[0], a, b, (1 - a) ** 2 + 100 * (b - a**2) ** 2, np.geomspace(0.1, 2000, 10))
     for index, (name, item) in enumerate(data["ravine"]["Rosenbrock"].items()):
         path = np.asarray(item["path"])
-        line = axes[0].plot(path[:, 0], path[:, 1], ".-", markersize=2, linewidth=0.8, color=style.color(index))[0]
-        style.tag(line, f"valley-{index}", name)
+        line = axes[0].plot(path[:, 0], path[:, 1], ".-", markersize=2, linewidth=0.8, color=color(index))[0]
+        tag(line, f"valley-{index}", name)
         loss = (1 - path[:, 0]) ** 2 + 100 * (path[:, 1] - path[:, 0] ** 2) ** 2
         label = f"{name}, lr {item['lr']:.2g}"
-        line = axes[1].plot(np.arange(len(path)), loss, color=style.color(index), label=label)[0]
-        style.tag(line, f"loss-{index}", label)
+        line = axes[1].plot(np.arange(len(path)), loss, color=color(index), label=label)[0]
+        tag(line, f"loss-{index}", label)
     axes[0].set(xlabel="a", ylabel="b", xlim=(-1.8, 1.8), ylim=(-0.8, 2.2))
     axes[1].set(xlabel="step", ylabel="loss", yscale="log", ylim=(1e-6, 100))
     axes[1].legend(fontsize="small")
@@ -69,18 +67,18 @@ def valley(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
 
 def saddle(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw paths at the saddle, and the distance from it against the step."""
-    figure, axes = style.new_figure("saddle", 1, 2, size=(9.0, 4.0), ax=ax)
+    figure, axes = new_figure("saddle", 1, 2, size=(9.0, 4.0), ax=ax)
     a, b = np.meshgrid(np.linspace(-0.6, 1.2, 100), np.linspace(-1.4, 1.4, 100))
     _contour(axes[0], a, b, a**2 / 2 + (b**2 - 1) ** 2 / 4, np.linspace(0.02, 1, 12))
     for index, (name, values) in enumerate(data["saddle"].items()):
         path = np.asarray(values)
-        line = axes[0].plot(path[:, 0], path[:, 1], ".-", markersize=3, linewidth=0.8, color=style.color(index))[0]
-        style.tag(line, f"saddle-{index}", name)
-        line = axes[1].plot(np.arange(len(path)), np.abs(path[:, 1]), color=style.color(index), label=name)[0]
-        style.tag(line, f"distance-{index}", name)
-    axes[0].plot(0, 0, "x", color=style.color("ink"))
+        line = axes[0].plot(path[:, 0], path[:, 1], ".-", markersize=3, linewidth=0.8, color=color(index))[0]
+        tag(line, f"saddle-{index}", name)
+        line = axes[1].plot(np.arange(len(path)), np.abs(path[:, 1]), color=color(index), label=name)[0]
+        tag(line, f"distance-{index}", name)
+    axes[0].plot(0, 0, "x", color=color("ink"))
     axes[0].set(xlabel="a", ylabel="b")
-    axes[1].axhline(0.5, color=style.color("muted"), linestyle="--", linewidth=0.8)
+    axes[1].axhline(0.5, color=color("muted"), linestyle="--", linewidth=0.8)
     axes[1].set(xlabel="step", ylabel="abs(b)", yscale="log")
     axes[1].legend(fontsize="small")
     return figure
@@ -90,17 +88,17 @@ def minima(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:
     """Draw the share of minima among critical points against the dimension."""
     from dashpot.experiments.critical_points import MINIMA
 
-    figure, (panel,) = style.new_figure("minima", size=(6.4, 3.4), ax=ax)
+    figure, (panel,) = new_figure("minima", size=(6.4, 3.4), ax=ax)
     n = [int(key) for key in data["minima"]]
     mean, low, high = np.asarray(list(data["minima"].values())).T
-    bars = panel.errorbar(n, mean, [mean - low, high - mean], fmt="o-", color=style.color(0), label="measured")
-    style.tag(bars[0], "measured", "measured")
-    exact = panel.plot(list(MINIMA), list(MINIMA.values()), "x", color=style.color(1), label="exact")[0]
-    style.tag(exact, "exact", "exact")
+    bars = panel.errorbar(n, mean, [mean - low, high - mean], fmt="o-", color=color(0), label="measured")
+    tag(bars[0], "measured", "measured")
+    exact = panel.plot(list(MINIMA), list(MINIMA.values()), "x", color=color(1), label="exact")[0]
+    tag(exact, "exact", "exact")
     panel.set(xlabel="dimension", ylabel="share of minima", yscale="log")
     panel.legend()
     return figure
 
 
 def _contour(panel: Axes, x: Any, y: Any, z: Any, levels: Any) -> None:
-    panel.contour(x, y, z, levels=levels, colors=style.color("muted"), linewidths=0.5)
+    panel.contour(x, y, z, levels=levels, colors=color("muted"), linewidths=0.5)

@@ -13,14 +13,13 @@ from torch import Tensor
 from dashpot.data.seeding import generator
 from dashpot.experiments.intervals import compared, mean_interval
 from dashpot.experiments.paths_methods import HEAVY_BALL, METHODS, path_of
-from dashpot.experiments.paths_ravine import poles
 from dashpot.experiments.progress import tracked
 from dashpot.experiments.result import Finding
 from dashpot.experiments.simulation import descend
 from dashpot.recipes.recipe import Recipe
 from dashpot.tasks.surfaces import saddle
 
-LR = 0.05
+LR = 0.02
 LEVEL = 0.5
 """A run has left the saddle when abs(b) reaches this level; the minima are at 1 and -1."""
 SLOPE = 0.01
@@ -62,7 +61,9 @@ def predicted_escape(beta: float, rate: float, start: Tensor) -> Tensor:
         rate: Effective rate, the rate of the average.
         start: Values of b at the start.
     """
-    first, second = (root.real for root in poles(beta, rate, -1.0))
+    half = (1 + beta + (1 - beta) * rate) / 2
+    root = math.sqrt(half**2 - beta)
+    first, second = half + root, half - root
     amplitude = start.abs() * (1 + (1 - beta) * rate - second) / (first - second)
     return (math.log(LEVEL / math.sqrt(1 - LEVEL**2)) - amplitude.log()) / math.log(first)
 
