@@ -63,8 +63,7 @@ def test_outcome_text_shows_claims_numbers_and_verdict():
     text = outcome_text(outcome)
     for part in (
         "Claim (slides): first",
-        "0.05 .. 0.055",
-        "exact",
+        "0.0526, 0.05 to 0.055",
         "does not hold here",
         "Verdict: holds with limits.",
     ):

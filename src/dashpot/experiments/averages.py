@@ -155,7 +155,7 @@ def _noise_findings(gains: dict[float, list[float]]) -> list[Finding]:
     return [
         compared(
             f"noise-gain-{beta}",
-            f"variance of the average per variance of the points, beta {beta}",
+            f"variance ratio of average and points, beta {beta}",
             values,
             noise_gain(beta),
         )
@@ -172,7 +172,7 @@ def _curve_findings(seeds: Sequence[int], series: int) -> list[Finding]:
         errors = [value**0.5 for value in _over_series(distance.square())]
         predicted = predicted_error(beta, curve)
         limits = "" if predicted < SD else f"the average is farther from the curve than the points, {SD:g}"
-        statement = f"root mean square distance to the curve, beta {beta} (points: {SD:g})"
+        statement = f"distance to the curve (points: {SD:g}), beta {beta}"
         findings.append(compared(f"error-{beta}", statement, errors, predicted, limits=limits, claim=1))
     for beta in BETAS:
         lag = ramp_delay(beta)
@@ -198,7 +198,7 @@ def _bias_findings(seeds: Sequence[int], series: int) -> list[Finding]:
         for t in (1, EARLY, 5 * LENGTH):
             predicted = 1 - beta**t if name == "none" else 1.0
             means = _over_series(averages[t - 1 : t])
-            statement = f"mean of the average of points with mean 1 at t = {t}, {words}"
+            statement = f"average of points with mean 1 at t = {t}, {words}"
             rows.append(compared(f"bias-{name}-{t}", statement, means, predicted, claim=2))
     return rows
 
@@ -209,7 +209,7 @@ def _correction_findings(seeds: Sequence[int], series: int) -> list[Finding]:
     noise = _normal("correction", seeds, LENGTH, 20 * series)
     running = Filter(pole=beta, normalise="running")
     means = _over_series(filtered(running, 1 + SD * noise[:EARLY])[-1:])
-    rows = [compared("running-mean", f"mean of the average with 1/min(t, N) at t = {EARLY}", means, 1.0, claim=3)]
+    rows = [compared("running-mean", f"average of points with mean 1 at t = {EARLY}, 1/min(t, N)", means, 1.0, claim=3)]
     exact = noise_gain(beta) * (1 + beta**LENGTH) / (1 - beta**LENGTH)
     limits = "the corrections agree at t = 1 and for t much above N; in between, Adam's weighs new points more"
     for name, stage, predicted, condition in (
@@ -218,7 +218,7 @@ def _correction_findings(seeds: Sequence[int], series: int) -> list[Finding]:
     ):
         words = "1/min(t, N)" if name == "running" else "1/(1 - beta^t)"
         values = _over_series(filtered(stage, noise)[-1:].square())
-        statement = f"variance of the average per variance of the points at t = N = {LENGTH}, {words}"
+        statement = f"variance ratio of average and points at t = N = {LENGTH}, {words}"
         rows.append(compared(f"{name}-variance", statement, values, predicted, limits=condition, claim=3))
     return rows
 
@@ -230,7 +230,7 @@ def _window_findings(variances: Sequence[float], noise: Tensor) -> list[Finding]
     for name, length, condition in (("n", LENGTH, limits), ("2n-1", 2 * LENGTH - 1, "")):
         moving = _over_series(noise.unfold(0, length, 1).mean(-1).square())
         ratios = [value / other for value, other in zip(variances, moving, strict=True)]
-        statement = f"variance per variance of the moving average over {length} values, N = {LENGTH}"
+        statement = f"variance ratio to the mean of {length} values, N = {LENGTH}"
         rows.append(compared(f"window-{name}", statement, ratios, length / (2 * LENGTH - 1), limits=condition, claim=4))
     return rows
 

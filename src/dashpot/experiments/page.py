@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.experiments.intervals import verdict_of
 from dashpot.experiments.result import Outcome
-from dashpot.experiments.text import HEADER, finding_cells
+from dashpot.experiments.text import HEADER, finding_cells, limit_texts
 from dashpot.names import EXPERIMENTS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def page(outcome: Outcome, command: str) -> Page:
 
     lead = f"Verdict: {outcome.verdict}. {outcome.reason}"
     row = EXPERIMENTS.get(outcome.name)
-    title = f"{outcome.name.capitalize()}: {row.summary.rstrip('.')}" if row else "Experiment"
+    title = row.summary.rstrip(".") if row else "Experiment"
     return Page(title=title, lead=lead, command=command, sections=list(_sections(outcome)))
 
 
@@ -79,8 +79,7 @@ def _claim(outcome: Outcome, index: int) -> str:
         return text
     verdict = f"<p>Verdict: <strong>{verdict_of(found)}</strong>.</p>"
     table = html_table(HEADER, map(finding_cells, found))
-    limits = [f"{finding.statement}: {finding.limits}." for finding in found if finding.limits]
-    items = "".join(f"<li>{html.escape(item)}</li>" for item in limits)
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in limit_texts(found))
     return text + verdict + table + (f"<p>Limits:</p><ul>{items}</ul>" if items else "")
 
 

@@ -44,7 +44,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
     found = paths_ravine.searched(seeds, quick=quick)
     shares = _minima_shares(seeds, 2_000 if quick else 100_000)
     findings = [
-        *paths_ravine.crossing_findings(seeds, 100 if quick else 200),
+        *paths_ravine.crossing_findings(seeds, 40 if quick else 200),
         *paths_ravine.speed_findings(found),
         *paths_ravine.evenness_findings(seeds, found),
         *paths_saddle.saddle_findings(seeds, quick=quick),
@@ -54,7 +54,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
     ]
     data = {
         "ravine": paths_ravine.ravine_data(seeds[0], found),
-        "saddle": paths_saddle.saddle_data(seeds[0]),
+        "saddle": paths_saddle.saddle_data(seeds[0], 20 if quick else 300),
         "minima": {str(n): list(mean_interval(values)) for n, values in shares.items()},
     }
     return Outcome(
@@ -68,6 +68,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
             "targets": f"loss {paths_ravine.TARGET} in the ravine, {paths_ravine.ROSENBROCK_TARGET} in the valley",
             "saddle": f"a^2/2 + (b^2 - 1)^2/4 from (1, 0) -+ 0.01, lr {paths_saddle.LR}, until abs(b) = "
             f"{paths_saddle.LEVEL}",
+            "plateau": f"slope {paths_saddle.SLOPE}, width 1, lr {paths_saddle.LR}",
             "critical points": "isotropic Gaussian random functions, all heights",
         },
         data=data,
@@ -94,7 +95,7 @@ def _minima_shares(seeds: Sequence[int], samples: int) -> dict[int, list[float]]
 def _share_findings(shares: dict[int, list[float]]) -> list[Finding]:
     rows: list[Finding] = []
     for n, values in shares.items():
-        statement = f"share of minima among the critical points in dimension {n}"
+        statement = f"share of minima, dimension {n}"
         if n in MINIMA:
             rows.append(compared(f"minima-{n}", statement, values, MINIMA[n], tolerance=0.02, claim=3))
         else:
@@ -108,6 +109,6 @@ def _search_findings(seeds: Sequence[int]) -> list[Finding]:
     rows = []
     for n in tracked((2, 3), "Newton searches in dimension"):
         shares = [find_critical_points(n, 3000, seed).share for seed in seeds]
-        statement = f"share of minima among the critical points found by Newton's method in dimension {n}"
+        statement = f"share of minima found by Newton's method, dimension {n}"
         rows.append(compared(f"found-{n}", statement, shares, MINIMA[n], tolerance=0.02, claim=3))
     return rows

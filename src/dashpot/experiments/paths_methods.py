@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dashpot.experiments.simulation import descend
+from dashpot.experiments.simulation import descend, descend_rates
 from dashpot.optimizers.momentum import QHM, HeavyBall
 from dashpot.optimizers.torch_compatible import SGD, Adam, RMSprop
 from dashpot.recipes.recipe import Recipe
@@ -47,7 +47,7 @@ def gradient_of(value: Value) -> Value:
 
 def path_of(recipe: Recipe, lr: float, value: Value, start: Tensor, steps: int) -> Tensor:
     """Return the path of a method at one rate, of shape (steps + 1, runs, dimension)."""
-    return descend(recipe, [lr], start, gradient_of(value), steps)[:, 0]
+    return descend(recipe.with_settings(lr=lr), start, gradient_of(value), steps)
 
 
 def settling_steps(values: Tensor, target: float) -> Tensor:
@@ -73,7 +73,7 @@ def best_rate(recipe: Recipe, value: Value, start: Tensor, target: float, rates:
         rates: Learning rates.
         limit: Number of steps of a run; the steps are inf if no rate reaches the target in all runs.
     """
-    path = descend(recipe, rates.tolist(), start, gradient_of(value), limit)
+    path = descend_rates(recipe, rates.tolist(), start, gradient_of(value), limit)
     steps = settling_steps(value(path), target)
     best = int(steps.mean(-1).argmin())
     return Best(float(rates[best]), steps[best].tolist())

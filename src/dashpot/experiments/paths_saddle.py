@@ -71,11 +71,12 @@ def predicted_escape(beta: float, rate: float, start: Tensor) -> Tensor:
 def saddle_findings(seeds: Sequence[int], *, quick: bool) -> list[Finding]:
     """Return the mean steps to leave the saddle."""
     start = saddle_starts(seeds, 4 if quick else 100)
+    names = ("plain", "momentum 0.9", "heavy ball 0.9", "Adam") if quick else tuple(COMPARED)
     rows, plain = [], 0.0
-    for name in tracked(COMPARED, "saddle"):
+    for name in tracked(names, "saddle"):
         steps = escape_steps(COMPARED[name], start, 400 if quick else 1000).mean(1).tolist()
         plain = plain or sum(steps)
-        statement = f"steps to leave the saddle, {name}, lr {LR}"
+        statement = f"steps to leave the saddle, {name}"
         beta, rate = {"plain": (0.0, LR), "momentum 0.9": (0.9, LR), "heavy ball 0.9": (0.9, 10 * LR)}.get(
             name, (None, None)
         )
@@ -110,7 +111,7 @@ def plateau_findings() -> list[Finding]:
     for name in tracked(COMPARED, "plateau"):
         steps, predicted = plateau_steps(COMPARED[name]), predicted_plateau(name)
         limits = {"momentum 0.9": SLOWER, "heavy ball 0.9": FASTER}.get(name, "")
-        statement = f"steps over a plateau of slope {SLOPE} and width 1, {name}, lr {LR}"
+        statement = f"steps over the plateau, {name}"
         holds = abs(steps - predicted) <= 1  # the predictions are rounded to whole steps
         rows.append(Finding(f"plateau-{name}", statement, steps, steps, steps, predicted, holds, limits, 2))
     return rows
@@ -119,11 +120,12 @@ def plateau_findings() -> list[Finding]:
 def plateau_steps(recipe: Recipe) -> float:
     """Return the number of steps until a run with the constant gradient `SLOPE` has moved by 1."""
     gradient = partial(torch.full_like, fill_value=SLOPE)
-    path = descend(recipe, [LR], torch.zeros(1, dtype=torch.float64), gradient, round(1.2 / (LR * SLOPE)))
+    start, steps = torch.zeros(1, dtype=torch.float64), round(1.2 / (LR * SLOPE))
+    path = descend(recipe.with_settings(lr=LR), start, gradient, steps)
     return float((path.flatten() > -1 + 1e-9).sum())
 
 
-def saddle_data(seed: int) -> dict[str, Any]:
-    """Return the paths of all methods from one start beside the saddle."""
+def saddle_data(seed: int, steps: int) -> dict[str, Any]:
+    """Return the paths of all methods from one start next to the saddle."""
     start = saddle_starts([seed], 1)[0]
-    return {name: path_of(recipe, LR, saddle, start, 200)[:, 0].tolist() for name, recipe in COMPARED.items()}
+    return {name: path_of(recipe, LR, saddle, start, steps)[:, 0].tolist() for name, recipe in COMPARED.items()}

@@ -31,26 +31,47 @@ def filtered(stage: Filter, inputs: Tensor) -> Tensor:
     return outputs
 
 
-def descend(
-    recipe: Recipe, rates: Sequence[float], start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int
-) -> Tensor:
-    """Return the paths of a method at several learning rates, of shape (steps + 1, rates, *start.shape).
+def descend(recipe: Recipe, start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int) -> Tensor:
+    """Return the path of a method, of shape (steps + 1, *start.shape).
 
     The elements of `start` are independent runs of an elementwise method. The steps are those of the optimizer of the
     recipe.
 
     Args:
-        recipe: Method, without schedules.
-        rates: Learning rates.
+        recipe: Method with its learning rate.
         start: Initial parameters.
+        gradient: Function from parameters to their gradients.
+        steps: Number of steps.
+
+    >>> from dashpot.optimizers.torch_compatible import SGD
+    >>> descend(SGD.recipe_for(lr=0.5), torch.ones(2), lambda w: w, steps=2)[:, 0]
+    tensor([1.0000, 0.5000, 0.2500])
+    """
+    point, state = start, functional.init(recipe, start)
+    path = torch.empty(steps + 1, *start.shape, dtype=start.dtype)
+    path[0] = point
+    for step in range(steps):
+        point, state = functional.update(recipe, point, gradient(point), state, step)
+        path[step + 1] = point
+    return path
+
+
+def descend_rates(
+    recipe: Recipe, rates: Sequence[float], start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int
+) -> Tensor:
+    """Return the paths of a method at several learning rates, of shape (steps + 1, rates, *start.shape).
+
+    Args:
+        recipe: Method without schedules.
+        rates: Learning rates.
+        start: Initial parameters, as in `descend`.
         gradient: Function from parameters of shape (rates, *start.shape) to their gradients.
         steps: Number of steps.
 
     >>> from dashpot.optimizers.torch_compatible import SGD
-    >>> descend(SGD.recipe_for(), [0.5, 1.0], torch.ones(1), lambda w: w, steps=2).squeeze(-1)
+    >>> descend_rates(SGD.recipe_for(), [0.5, 1.0], torch.ones(1), lambda w: w, steps=1).squeeze(-1)
     tensor([[1.0000, 1.0000],
-            [0.5000, 0.0000],
-            [0.2500, 0.0000]])
+            [0.5000, 0.0000]])
     """
     lr = torch.tensor(rates, dtype=torch.float64)
     point = start.expand(len(rates), *start.shape).clone()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+from collections.abc import Sequence
 
 from dashpot.experiments.intervals import verdict_of
 from dashpot.experiments.result import Finding, Outcome
 
-HEADER = ("quantity", "measured", "95 % interval", "predicted", "holds")
+HEADER = ("quantity", "measured, 95 % interval", "predicted", "holds")
 
 
 def outcome_text(outcome: Outcome) -> str:
@@ -19,7 +21,7 @@ def outcome_text(outcome: Outcome) -> str:
         found = [finding for finding in outcome.findings if finding.claim == index]
         table = text_table(HEADER, [finding_cells(finding) for finding in found])
         parts += [_wrapped(f"Claim ({claim.source}): {claim.text}"), table]
-        parts += [_wrapped(f"{finding.statement}: {finding.limits}") for finding in found if finding.limits]
+        parts += [_wrapped(f"Limit: {text}") for text in limit_texts(found)]
         if len(outcome.claims) > 1 and found:
             parts.append(f"This claim {verdict_of(found)}.")
     parts.append(_wrapped(f"Verdict: {outcome.verdict}. {outcome.reason}"))
@@ -28,10 +30,34 @@ def outcome_text(outcome: Outcome) -> str:
 
 def finding_cells(finding: Finding) -> list[str]:
     """Return the cells of a finding for the columns of `HEADER`."""
-    interval = "exact" if finding.low == finding.high else f"{number(finding.low)} .. {number(finding.high)}"
     predicted = "-" if finding.predicted is None else number(finding.predicted)
     holds = ("with limits" if finding.limits else "yes") if finding.holds else "no"
-    return [finding.statement, number(finding.measured), interval, predicted, holds]
+    return [finding.statement, _with_interval(finding), predicted, holds]
+
+
+def limit_texts(findings: Sequence[Finding]) -> list[str]:
+    """Return each limit once, with the quantities that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.limits:
+            concerned.setdefault(finding.limits, []).append(finding.statement)
+    return [f"{limit.rstrip('.')} ({'; '.join(names)})." for limit, names in concerned.items()]
+
+
+def _with_interval(finding: Finding) -> str:
+    """Return the measured value, with the half width of a symmetric interval, or with the ends of an asymmetric one.
+
+    >>> _with_interval(Finding("a", "a", 0.33271, 0.33131, 0.33411))
+    '0.3327 ± 0.0014'
+    >>> _with_interval(Finding("a", "a", 0.9, 0.5, 1.0)), _with_interval(Finding("a", "a", 2.0, 2.0, 2.0))
+    ('0.9, 0.5 to 1', '2')
+    """
+    below, above = finding.measured - finding.low, finding.high - finding.measured
+    if below == above == 0:
+        return number(finding.measured)
+    if math.isclose(below, above, rel_tol=1e-3):
+        return f"{number(finding.measured)} ± {above:.2g}"
+    return f"{number(finding.measured)}, {number(finding.low)} to {number(finding.high)}"
 
 
 def number(value: float) -> str:
