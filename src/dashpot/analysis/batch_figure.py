@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dashpot.analysis.batch_rules import dc_gain
 from dashpot.figures import color, label_lines, new_figure, tag
 
 if TYPE_CHECKING:
@@ -26,9 +27,12 @@ def draw_batch_scaling(result: BatchScaling, ax: Axes | Sequence[Axes] | None) -
         tag(line, label.replace(" ", "-"), label)
     axes.plot([result.from_batch, result.to_batch], [1, _small_rate(result)], "o", color=color("accent"))
     axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.set_xlabel("batch size")
     axes.set_ylabel("temperature")
-    axes.set_title("relative to the old batch, for small rates", fontsize="medium")
+    axes.set_title("Temperature relative to the old batch, for small rates")
     label_lines(axes)
     return figure
 
@@ -45,8 +49,6 @@ def curves(result: BatchScaling, ratios: Any) -> dict[str, Any]:
 
 def _small_rate(result: BatchScaling) -> float:
     """Return the temperature after the change relative to that before, for small rates."""
-    from dashpot.analysis.batch_rules import dc_gain
-
     group = result.groups[0]
     rate = float(group.recipe.lr) / float(group.before.lr) if group.before.lr else 1.0
     return rate * dc_gain(group.recipe) / dc_gain(group.before) * group.shrink / group.ratio

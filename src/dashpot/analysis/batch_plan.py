@@ -207,8 +207,9 @@ def _decays(
         if math.isclose(scale, 1, rel_tol=1e-9):
             kept[name] = "lr is proportional to the batch, so that the weights shrink equally per example"
             continue
-        unit = "lr weight_decay is" if by_rate else "the decay per step is"
-        edits[name] = (tidy(float(stage.weight_decay) * scale), f"{unit} proportional to the progress per step")
+        unit = "lr weight_decay" if by_rate else "the decay per step"
+        reason = f"{unit} is proportional to the mean step, so that decay and gradient keep their ratio"
+        edits[name] = (tidy(float(stage.weight_decay) * scale), reason)
     return edits, kept
 
 

@@ -129,11 +129,13 @@ class Decoupled(Analysis):
             "N_s": [p.horizons[1] / points[0].horizons[1] for p in points],
         }
         for index, (label, values) in enumerate(lines.items()):
-            axes.loglog(batches, values, label=label, color=color(index))
+            axes.loglog(batches, values, label=label, color=color(index), linestyle="--" if label == "N_s" else "-")
         axes.axvline(self.batch, color=color("muted"), linewidth=1)
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("batch size")
-        axes.set_ylabel("relative to one example")
+        axes.set_ylabel("setting")
+        axes.set_title("Settings relative to those for one example")
         label_lines(axes)
         return figure
 

@@ -102,7 +102,9 @@ class Reach(Analysis):
         sums.plot(range(1, len(self.values) + 1), np.cumsum(self.values), color=color(1))
         if self.total_limit is not None and math.isfinite(self.total_limit):
             sums.axhline(self.total_limit, linestyle="--", linewidth=1, color=color("muted"))
-            sums.annotate("sum of infinitely many steps", (0, self.total_limit), va="top", fontsize="small")
+            place = (len(self.values), self.total_limit)
+            sums.annotate("infinitely many steps", place, ha="right", va="bottom", color=color("muted"))
+            sums.margins(y=0.15)
         sums.set_ylabel("sum of the rate")
         sums.set_xlabel("steps")
         return figure
