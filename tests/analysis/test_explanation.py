@@ -38,6 +38,7 @@ def test_sentences_of_every_method_are_well_formed(name, curvature):
         check_grammar(text)
     assert "e+" not in found.summary()
     assert found.summary().startswith(f"{found.title} ")
+    assert ("divide" in found.summary()) == ("The denominator d is treated as constant." in found.notes)
     assert json.loads(json.dumps(found.to_dict()))["summary"] == found.summary()
     assert all(note in " ".join(str(found).split()) for note in found.notes)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dashpot.analysis.result import Analysis, Quantity, text_of
-from dashpot.analysis.wording import number
+from dashpot.analysis.wording import number, unbroken
 from dashpot.figures import Page, Section, html_table, new_figure, paragraphs, render_page, save, svg
 from dashpot.figures.palette import VARIABLES
 from dashpot.figures.saving import write_file
@@ -194,7 +194,7 @@ class Explanation(Analysis):
         Raises:
             ArgumentError: If matplotlib or jinja2 is not installed.
         """
-        lead = self.summary().partition("\n")[0]
+        lead = unbroken(self.summary().partition("\n")[0])
         return render_page(Page(self.title, lead, command, self._sections()))
 
     def save(self, path: Path | str, command: str = "") -> Path:
@@ -213,7 +213,7 @@ class Explanation(Analysis):
         sections = []
         for index, part in enumerate(self.parts[:_MOST_PARTS]):
             tables = part.tables()
-            words = paragraphs(*part.sentences) if part.label else ""
+            words = paragraphs(*map(unbroken, part.sentences)) if part.label else ""
             sections.append(Section(_capital(_titled(part, part.heading)), words + _html_table(tables[part.heading])))
             for detail in part.details:
                 figure = detail.result.plot() if index == 0 else None
@@ -236,10 +236,10 @@ class Explanation(Analysis):
         """Return sentences, tables and figures for notebooks; without matplotlib, no figures."""
         blocks = [
             element("b", escape(self.title)),
-            *(element("div", escape(line)) for line in self.summary().split("\n")),
+            *(element("div", escape(unbroken(line))) for line in self.summary().split("\n")),
         ]
         for part in self.parts[:_MOST_PARTS]:
-            numbers = table(["number", "value", "meaning"], map(_cells, filter(_is_defined, part.quantities())))
+            numbers = table(["number", "value", "meaning"], _html_rows(part.quantities()))
             summary = element("summary", escape(_capital(f"{part.label} numbers".strip())))
             blocks.append(element("details", summary + numbers))
         blocks += [element("div", escape(note), "opacity:.7") for note in self.notes]
@@ -283,8 +283,12 @@ def _value(value: Any) -> str:
     return value.partition(", ")[0] if isinstance(value, str) else text_of(value)
 
 
+def _html_rows(items: Sequence[Quantity]) -> list[list[str]]:
+    return [[unbroken(text) for text in _cells(item)] for item in items if _is_defined(item)]
+
+
 def _html_table(items: Sequence[Quantity]) -> str:
-    return html_table(["number", "value", "meaning"], map(_cells, filter(_is_defined, items)))
+    return html_table(["number", "value", "meaning"], _html_rows(items))
 
 
 def _table_lines(items: Sequence[Quantity]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -51,3 +52,12 @@ def joined(items: Sequence[str], word: str = "and") -> str:
     ('lr', 'lr and eps', 'lr, betas and eps')
     """
     return f"{', '.join(items[:-1])} {word} {items[-1]}" if len(items) > 1 else "".join(items)
+
+
+def unbroken(text: str) -> str:
+    r"""Return a text for HTML whose numbers are not broken at the spaces that separate thousands and percent signs.
+
+    >>> unbroken("below 38 000, by 10 % in 2 steps").split(" ")
+    ['below', '38\xa0000,', 'by', '10\xa0%', 'in', '2', 'steps']
+    """
+    return re.sub(r"(?<=\d) (?=\d{3}|%)", "\xa0", text)
