@@ -55,12 +55,12 @@ def test_schedule_by_name(dashpot):
 
 
 def test_figure_and_page_are_written(dashpot):
-    code, out, err = dashpot(*ADAMW, "--plot", "new/plot.png", "--html", "page.html")
+    code, out, err = dashpot("explain", "cosine", "--steps", 9, "--plot", "new/plot.png", "--html", "page.html")
     assert (code, err) == (0, "")
     assert out.endswith("Plot: new/plot.png\nPage: page.html\n")
     assert Path("new/plot.png").read_bytes().startswith(b"\x89PNG")
     page = Path("page.html").read_text(encoding="utf-8")
-    assert "dashpot explain adamw --lr 1e-3 --betas 0.9 0.999" in page
+    assert "dashpot explain cosine --steps 9 --plot new/plot.png --html page.html" in page
     assert len(page) < 300_000
 
 
