@@ -21,9 +21,9 @@ def unit(pole, zero=0.0):
     return dp.Filter(pole, zero, normalise="none")
 
 
-def errors(recipe, curvature, steps):
-    """Return the weights of the real stages on a quadratic, from 1."""
-    w = torch.ones((), dtype=torch.float64)
+def errors(recipe, curvature, steps, start=1.0):
+    """Return the weights of the real stages on a quadratic."""
+    w = torch.tensor(start, dtype=torch.float64)
     state, found = dp.functional.init(recipe, w), []
     for step in range(steps):
         w, state = dp.functional.update(recipe, w, curvature * w, state, step)
@@ -106,6 +106,15 @@ def test_denominator_converts_curvature_and_decay():
     assert result.largest_curvature == pytest.approx(380 * 0.5 - 2)
     assert result.spectral_radius == pytest.approx(stability(recipe, (5 + 2) / 0.5).spectral_radius)
     assert (result.unit, stability(recipe).unit) == ("curvature", "preconditioned curvature h/d")
+
+
+@pytest.mark.parametrize(("share", "grows"), [(0.97, False), (1.03, True)])
+def test_limit_of_adam_equals_real_steps_for_constant_denominator(share, grows):
+    """With gradients far below eps, d equals eps; the bias correction changes only the first steps."""
+    recipe = dp.Adam.recipe_for(lr=0.1, eps=0.5)
+    curvature = share * stability(recipe, denominator=0.5).largest_curvature
+    found = errors(recipe, curvature, 160, start=1e-60)
+    assert (max(map(abs, found[120:])) > max(map(abs, found[80:120]))) is grows
 
 
 @pytest.mark.parametrize("pole", [0.0, 0.3, 0.9])

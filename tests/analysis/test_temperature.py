@@ -9,7 +9,7 @@ from golden_data import load
 
 import dashpot as dp
 from dashpot.analysis import RationalFilter, temperature
-from dashpot.analysis.stationary_variance import general_variance_gain, variance_gain
+from dashpot.analysis.stationary_gain import general_variance_gain, variance_gain
 from dashpot.errors import ArgumentError
 from dashpot.stages.base import Clock
 
@@ -145,6 +145,44 @@ def test_denominator_scales_curvature_and_noise():
     assert raw.temperature == pytest.approx(0.5 * preconditioned.temperature)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "total", "expected"),
+    [
+        (dp.Adam.recipe_for(lr=0.1, eps=0.5), 2.0, lambda square: math.sqrt(square) + 0.5),
+        (dp.RMSprop.recipe_for(lr=0.1, momentum=0.9, weight_decay=0.5), 2.5, math.sqrt),
+        (dp.Recipe(dp.SecondMoment(eps=0.5, eps_mode="inside"), lr=0.1), 2.0, lambda square: math.sqrt(square + 0.5)),
+        (dp.Recipe(dp.SecondMoment(0.75, average="sum"), lr=0.1), 2.0, lambda square: math.sqrt(4 * square)),
+        (dp.Recipe(dp.CenteredMoment(eps=0.5, power="variance"), lr=0.1), 2.0, lambda square: square + 0.5),
+        (dp.RMSprop.recipe_for(lr=3.0), 2.0, math.sqrt),  # unstable for the root mean square of the noise alone
+    ],
+)
+def test_rms_denominator_is_root_mean_square_of_stationary_gradient(recipe, total, expected):
+    result = temperature(recipe, 2.0, noise=4.0, batch=4, denominator="rms")
+    square = total**2 * result.variance + 1.0
+    assert result.denominator == pytest.approx(expected(square), rel=1e-7)  # eps 1e-8 of RMSprop
+    assert result.variance == temperature(recipe, 2.0, 4.0, 4, denominator=result.denominator).variance
+    assert "root mean square" in result.limits[-1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (dp.Adagrad.recipe_for(), "grows with every gradient"),
+        (dp.Adam.recipe_for(amsgrad=True), "is a maximum over all steps"),
+        (dp.QHAdam.recipe_for(nus=(0.7, 0.5)), "depends on the gradient of the step"),
+        (dp.CenteredAdam.recipe_for(mean="direction"), "subtracts the direction"),
+        (dp.AdaHessian.recipe_for(), "Curvature is not a second moment"),
+        (dp.Recipe(dp.SecondMoment(), dp.SecondMoment(slot="second")), "requires a single denominator"),
+        (dp.Recipe(dp.SecondMoment(), dp.DecoupledDecay(2.5, "constant")), "diverges for every denominator"),
+        (dp.Adam.recipe_for(lr=0.0), "The learning rate is 0"),
+    ],
+)
+def test_missing_rms_denominator_is_a_reason(recipe, reason):
+    result = temperature(recipe, 1.0, denominator="rms")
+    assert (result.variance, result.denominator) == (None, None)
+    assert reason in result.reasons[0]
+
+
 def test_density_is_normalised_and_equals_gibbs_at_small_rates():
     result = temperature(dp.SGD.recipe_for(lr=1e-4), 2.0, noise=5.0)
     w = np.linspace(-0.2, 0.2, 4001)
@@ -190,6 +228,8 @@ def test_undefined_temperature_is_none_with_reason(recipe, curvature, reason):
         (lambda r: temperature(r, 1.0, noise=0.0), r"noise must be a number in \(0, inf\), got 0.0"),
         (lambda r: temperature(r, 1.0, batch=0.5), r"batch must be an integer in \[1, inf\), got 0.5"),
         (lambda r: temperature(r, 1.0, denominator=2.0), "denominator must be None for a recipe without a denominator"),
+        (lambda r: temperature(r, 1.0, denominator="rms"), "denominator must be None for a recipe without"),
+        (lambda r: temperature(r, 1.0, denominator="rm"), r'must be None, "rms" or a number in \(0, inf\), got \'rm\''),
         (lambda r: temperature(r, 1.0).gibbs(abs, [1.0, 0.5]), "gibbs: w must be an increasing sequence"),
     ],
 )

@@ -51,7 +51,7 @@ class LinearForm:
         rate: Learning rate including the factor of its schedule; None if it is computed from data.
         coupled_decay: Coefficient of the weight added to the gradient.
         fixed_shrink, shrink_per_rate: Decoupled decay subtracts fixed_shrink + shrink_per_rate * rate of the weight.
-        denominators: Names of the stages that divide by d; empty if d is 1.
+        denominator_stages: Stages that divide by d; empty if d is 1.
         filter_first: Whether a filter precedes the denominators.
         correction: Bias correction of the filter, the `normalise` of `Filter`; "none" without a filter.
         limits: Conditions under which the form holds, as sentences.
@@ -64,12 +64,17 @@ class LinearForm:
     coupled_decay: float = 0.0
     fixed_shrink: float = 0.0
     shrink_per_rate: float = 0.0
-    denominators: tuple[str, ...] = ()
+    denominator_stages: tuple[Stage, ...] = ()
     filter_first: bool = True
     correction: str = "none"
     limits: tuple[str, ...] = ()
     filter_limits: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+
+    @property
+    def denominators(self) -> tuple[str, ...]:
+        """Names of the stages that divide by d; empty if d is 1."""
+        return tuple(type(stage).__name__ for stage in self.denominator_stages)
 
     @property
     def adaptive(self) -> bool:
@@ -148,7 +153,7 @@ class _Walk:
     fixed_shrink: float = 0.0
     change_decay: float = 0.0
     decoupled_decay: float = 0.0
-    denominators: list[str] = dataclasses.field(default_factory=list)
+    denominators: list[Stage] = dataclasses.field(default_factory=list)
     filter_first: bool = True
     correction: str = "none"
 
@@ -171,7 +176,7 @@ class _Walk:
             coupled_decay=self.coupled_decay,
             fixed_shrink=self.fixed_shrink,
             shrink_per_rate=self.change_decay + self.decoupled_decay,
-            denominators=tuple(self.denominators),
+            denominator_stages=tuple(self.denominators),
             filter_first=self.filter_first,
             correction=self.correction,
             limits=(*self.filter_limits, *self.limits),
@@ -224,7 +229,7 @@ def _denominator(walk: _Walk, stage: Stage) -> None:
         walk.undefined("A denominator after ChangeDecay also divides the decay, which the closed forms exclude.")
     if not walk.denominators:
         walk.limits.append("The denominator d is treated as constant.")
-    walk.denominators.append(type(stage).__name__)
+    walk.denominators.append(stage)
     if isinstance(stage, SecondMoment) and stage.average == "sum" and stage.beta == 1:
         walk.limits.append("d is the root of a sum over all steps, so that h/d decreases.")
 

@@ -167,6 +167,12 @@ def stability(
     check("stability", "curvature", curvature, Optional(POSITIVE))
     form = linear_form(recipe, "stability", step)
     check_denominator("stability", form, denominator)
+    number = None if curvature is None else float(curvature)
+    return stability_of(form, number, None if denominator is None else float(denominator))
+
+
+def stability_of(form: LinearForm, curvature: float | None, denominator: float | None) -> Stability:
+    """Return the stability of a linear form."""
     known = {"form": form, "curvature": curvature, "denominator": denominator}
     reasons = undefined(form)
     if form.filter is None or form.filter.gain == 0 or not form.filter.is_stable:

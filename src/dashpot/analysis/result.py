@@ -53,6 +53,10 @@ class Analysis(ABC):
         table = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {meaning}".rstrip() for name, value, meaning in rows]
         return "\n".join([self.summary(), "", *table])
 
+    def __repr__(self) -> str:
+        """Return the same as `str`, for interactive sessions."""
+        return str(self)
+
     def _repr_html_(self) -> str:
         """Return the summary and the table for notebooks."""
         rows = "".join(

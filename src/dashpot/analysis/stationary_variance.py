@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dashpot.analysis.closed_loop import by_product
 from dashpot.analysis.linear_form import LinearForm, linear_form
-from dashpot.analysis.quadratic_stability import check_denominator, stability, total_curvature
-from dashpot.analysis.rational_filter import RationalFilter, sum_of_squares
+from dashpot.analysis.quadratic_stability import check_denominator, stability_of, total_curvature, undefined
 from dashpot.analysis.result import Analysis, Quantity, text_of
-from dashpot.constraints import POSITIVE, Interval, check
+from dashpot.analysis.rms_denominator import missing_reason, rms_denominator
+from dashpot.analysis.stationary_gain import variance_gain
+from dashpot.constraints import POSITIVE, Interval, check, shown
 from dashpot.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Temperature(Analysis):
 
     Attributes:
         form: Linear form of the recipe.
-        curvature, noise, batch, denominator: The arguments.
+        curvature, noise, batch: The arguments.
+        denominator: Value of d, the solution for "rms", or None.
         variance: Stationary variance of the weight.
         excess_loss: Mean of (h/2) w^2, the loss above the minimum, without decay terms.
         temperature: T with which exp(-energy/T) has this variance, for energy = loss plus the potential of the decay.
@@ -139,7 +141,7 @@ def temperature(
     noise: float = 1.0,
     batch: int = 1,
     *,
-    denominator: float | None = None,
+    denominator: float | str | None = None,
     step: int | None = None,
 ) -> Temperature:
     """Compute the stationary variance of a weight under gradient noise, and the corresponding temperature.
@@ -158,8 +160,10 @@ def temperature(
         curvature: Second derivative h > 0 of the loss.
         noise: Variance > 0 of the gradient of one example.
         batch: Number of examples >= 1 whose gradients are averaged.
-        denominator: Value d > 0 of the denominators of an adaptive method. None: `curvature` is (h + coupled decay)/d,
-            `noise` is the variance of g/d, and the excess loss and temperatures are those of loss/d.
+        denominator: Value d > 0 of the denominators of an adaptive method, or "rms" for the stationary root mean square
+            of the gradient, which the second moment of Adam and others approaches if its memory is long. None:
+            `curvature` is (h + coupled decay)/d, `noise` is the variance of g/d, and the excess loss and temperatures
+            are those of loss/d.
         step: Number of completed steps at which schedules are evaluated. None: settings without their schedules.
 
     Returns:
@@ -180,43 +184,56 @@ def temperature(
     check("temperature", "noise", noise, POSITIVE)
     check("temperature", "batch", batch, Interval(1, math.inf, "left", integer=True))
     form = linear_form(recipe, "temperature", step)
+    problem = _Problem(form, float(curvature), float(noise), int(batch))
+    if isinstance(denominator, str):
+        if denominator != "rms":
+            raise ArgumentError(
+                f'temperature: denominator must be None, "rms" or a number in (0, inf), got {shown(denominator)}.'
+            )
+        return _at_rms(problem)
     check_denominator("temperature", form, denominator)
-    given = {"form": form, "curvature": curvature, "noise": noise, "batch": batch, "denominator": denominator}
-    behaviour = stability(recipe, curvature, denominator=denominator, step=step)
+    return _at_denominator(problem, None if denominator is None else float(denominator))
+
+
+class _Problem(NamedTuple):
+    form: LinearForm
+    curvature: float
+    noise: float
+    batch: int
+
+
+def _at_denominator(problem: _Problem, denominator: float | None) -> Temperature:
+    form, curvature, noise, batch = problem
+    behaviour = stability_of(form, curvature, denominator)
     if form.filter is None or not form.rate or behaviour.stable is None:
-        return Temperature(**given, reasons=behaviour.reasons)
+        return Temperature(*problem, denominator, reasons=behaviour.reasons)
     d = 1.0 if denominator is None else denominator
-    variance_of_input = noise / batch
     effective = form.rate * form.filter.dc_gain / d
-    given |= {"effective_lr": effective, "influence": effective}
-    given["small_rate_temperature"] = effective * variance_of_input / 2
+    small = effective * noise / batch / 2
     if not behaviour.stable:
         reason = f"There is no stationary distribution at {behaviour.unit} {text_of(curvature)}: {behaviour.regime}."
-        return Temperature(**given, reasons=(reason,))
+        return Temperature(*problem, denominator, None, None, None, small, effective, effective, (reason,))
     shrink = form.shrink or 0.0
     product = form.rate * total_curvature(form, curvature, denominator)
-    gain = variance_gain(form.filter.reduced(), product, shrink) * (form.rate / d) ** 2
-    variance = gain * variance_of_input
+    variance = variance_gain(form.filter.reduced(), product, shrink) * (form.rate / d) ** 2 * noise / batch
     # Decoupled decay adds the potential (shrink/effective_lr) w^2/2 to the loss, and coupled decay (decay) w^2/2.
     decay = 0.0 if form.adaptive and denominator is None else form.coupled_decay
     energy = curvature + decay + (shrink / effective if effective else 0.0)
-    return Temperature(**given, variance=variance, excess_loss=curvature * variance / 2, temperature=energy * variance)
+    loss = curvature * variance / 2
+    return Temperature(*problem, denominator, variance, loss, energy * variance, small, effective, effective)
 
 
-def variance_gain(section: RationalFilter, product: float, shrink: float) -> float:
-    """Return Var w/(rate^2 noise) for white noise and a stable product rate * (h + coupled decay)."""
-    form = section.first_order
-    if form is None:
-        return general_variance_gain(section, product, shrink)
-    pole, zero, gain = form
-    a = product * gain
-    top = (1 + pole) * (1 - zero) ** 2 + a * zero * (1 - zero**2) + shrink * (2 * zero - pole * (1 + zero**2))
-    at_one = shrink * (1 - pole) + a * (1 - zero)
-    at_minus_one = (2 - shrink) * (1 + pole) - a * (1 + zero)
-    return gain**2 * top / ((1 - pole * (1 - shrink) + a * zero) * at_one * at_minus_one)
-
-
-def general_variance_gain(section: RationalFilter, product: float, shrink: float) -> float:
-    """Return the same as `variance_gain` for a filter of any order, by a discrete Lyapunov equation."""
-    loop = by_product(section, shrink).at(product)
-    return sum_of_squares(np.concatenate(([0.0], section.numerator())), loop)
+def _at_rms(problem: _Problem) -> Temperature:
+    form, curvature, noise, batch = problem
+    if not form.adaptive:
+        check_denominator("temperature", form, 1.0)
+    reason = missing_reason(form)
+    reasons = (*undefined(form), *(() if reason is None else (reason,)))
+    if reasons:
+        return Temperature(*problem, None, reasons=reasons)
+    denominator = rms_denominator(form, curvature, noise / batch)
+    if denominator is None:
+        return Temperature(*problem, None, reasons=("The weight diverges for every denominator.",))
+    text = "d is the stationary root mean square of the gradient, for a second moment with a pole near 1."
+    limited = dataclasses.replace(form, limits=(*form.limits, text))
+    return _at_denominator(problem._replace(form=limited), denominator)
