@@ -22,6 +22,7 @@ from dashpot.figures import (
     paragraphs,
     render_page,
     save,
+    tag,
     write_page,
 )
 
@@ -60,6 +61,15 @@ def test_ids_are_unique_and_legends_toggle_series(page):
     assert len(set(ids)) == len(ids)
     assert {"first", "first-sgd", "first-narrow-adam", "second-heading"} <= set(ids)
     assert re.findall(r'data-toggle="(\w+)"', page) == ["sgd", "adam"] * 2
+
+
+def test_legend_has_one_entry_per_name():
+    drawn, axes = new_figure("test", columns=2)
+    for index, ax in enumerate(axes):
+        for name in ("SGD", "Adam"):
+            tag(ax.plot([1, 2], label=name)[0], f"{name}-{index}")
+    text = render_page(Page("x", sections=[Section("y", figure=drawn)]))
+    assert re.findall(r'data-toggle="(.*?)"', text) == ["SGD-0 SGD-1", "Adam-0 Adam-1"]
 
 
 def test_narrow_drawing_has_one_column_and_no_labels(page):

@@ -47,7 +47,7 @@ def test_svg_is_xml_with_an_id_per_artist():
         ("loss-start", "start", "values"),
     ]
     assert root.find("title").text == "Loss & more"
-    assert {node.tag for node in root.iter()}.isdisjoint({"style", "script"})
+    assert {node.tag for node in root.iter()}.isdisjoint({"script", "link"})
 
 
 def test_colors_of_the_palette_are_variables():

@@ -31,9 +31,19 @@ def chart(figure: Figure, *, key: str, title: str) -> str:
         title: Accessible title.
     """
     drawn, series = _drawn(figure, key, title)
-    entries = {item.key: item for own in series if len(own) > 1 for item in own}
-    buttons = legend_buttons(list(entries.values())) if entries else ""
+    entries = _merged([item for own in series if len(own) > 1 for item in own])
+    buttons = legend_buttons(entries) if entries else ""
     return f'<figure id="{html.escape(key)}-figure">\n{drawn}\n{buttons}</figure>'
+
+
+def _merged(series: Sequence[Series]) -> list[Series]:
+    """Return one legend entry per name, which toggles all series with this name."""
+    entries: dict[str, Series] = {}
+    for item in series:
+        first = entries.setdefault(item.name, item)
+        if item.key not in first.key.split():
+            entries[item.name] = first._replace(key=f"{first.key} {item.key}")
+    return list(entries.values())
 
 
 def plots(figure: Figure, *, key: str, title: str) -> str:

@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,8 @@ LONG = 4000
 """Length of the text of a path above which the path is simplified."""
 TOLERANCE = 0.1
 """Largest distance in points between a path and the simplified path."""
+OFTEN = 4
+"""Number of uses of a style from which a class is shorter."""
 COLUMN = 1.5
 """Width in points of the columns by which the paths of noisy bands are simplified further."""
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif"
@@ -190,7 +193,22 @@ def _cleaned(raw: str, key: str, tags: Sequence[Tag]) -> str:
     body = re.sub(r'\b(d|x|y|transform|points)="([^"]*)"', lambda match: f'{match[1]}="{_short(match[2])}"', body)
     body = re.sub(r'style="([^"]*)"', lambda match: f'style="{_style(match[1])}"', body)
     body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body)
-    return re.sub(r"\s*\n\s*", "\n", _without_plain_groups(body)).strip()
+    body = re.sub(r"\s*\n\s*", "\n", _without_plain_groups(body)).strip()
+    return _with_classes(body, re.sub(r"\W", "-", key))
+
+
+def _with_classes(body: str, prefix: str) -> str:
+    """Replace styles that occur often by classes, whose rules precede the elements."""
+    counts = Counter(re.findall(r'style="([^"]*)"', body))
+    classes = {
+        style: f"{prefix}_{index}" for index, (style, count) in enumerate(counts.most_common()) if count >= OFTEN
+    }
+    rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
+
+    def replaced(match: re.Match[str]) -> str:
+        return f'class="{classes[match[1]]}"' if match[1] in classes else match[0]
+
+    return f"<style>{rules}</style>" + re.sub(r'style="([^"]*)"', replaced, body)
 
 
 def _without_plain_groups(body: str) -> str:

@@ -26,22 +26,25 @@ const fraction = ([low, high, scale], value) => {
 
 const scopeOf = (node) => node.closest("[data-scope]") || node.closest("figure") || document;
 const legends = (scope) => [...scope.querySelectorAll("button[data-toggle]")];
-const show = (scope, keys) => {
-  legends(scope).forEach((button) => button.setAttribute("aria-pressed", keys.has(button.dataset.toggle)));
-  scope.querySelectorAll("[data-series]").forEach((node) => node.classList.toggle("off", !keys.has(node.dataset.series)));
+const keysOf = (button) => button.dataset.toggle.split(" ");
+const show = (scope, buttons) => {
+  const listed = new Set(legends(scope).flatMap(keysOf)), keys = new Set(buttons.flatMap(keysOf));
+  legends(scope).forEach((button) => button.setAttribute("aria-pressed", buttons.includes(button)));
+  scope.querySelectorAll("[data-series]").forEach((node) => node.classList.toggle("off", listed.has(node.dataset.series) && !keys.has(node.dataset.series)));
   scope.querySelectorAll(".plot").forEach((plot) => plot.dispatchEvent(new Event("leave")));
 };
-const pressed = (scope) => new Set(legends(scope).filter((b) => b.getAttribute("aria-pressed") === "true").map((b) => b.dataset.toggle));
+// An entry of a legend toggles all series with the same name; its keys are separated by spaces.
 const toggle = (scope, key, alone) => {
-  const all = legends(scope).map((button) => button.dataset.toggle), now = pressed(scope);
-  if (!all.includes(key)) return;
-  if (alone) show(scope, new Set(now.size === 1 && now.has(key) ? all : [key]));
-  else show(scope, new Set(all.filter((other) => now.has(other) !== (other === key))));
+  const all = legends(scope), own = all.find((button) => keysOf(button).includes(key));
+  if (!own) return;
+  const now = all.filter((button) => button.getAttribute("aria-pressed") === "true");
+  if (!alone) show(scope, all.filter((button) => now.includes(button) !== (button === own)));
+  else show(scope, now.length === 1 && now[0] === own ? all : [own]);
 };
 document.querySelectorAll("button[data-toggle]").forEach((button) => {
   const scope = scopeOf(button);
-  button.addEventListener("click", () => toggle(scope, button.dataset.toggle, false));
-  button.addEventListener("dblclick", () => toggle(scope, button.dataset.toggle, true));
+  button.addEventListener("click", () => toggle(scope, keysOf(button)[0], false));
+  button.addEventListener("dblclick", () => toggle(scope, keysOf(button)[0], true));
 });
 document.querySelectorAll("input[data-toggle-role]").forEach((box) => {
   const apply = () => scopeOf(box).querySelectorAll(`[data-role="${box.dataset.toggleRole}"]`)
