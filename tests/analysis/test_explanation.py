@@ -209,3 +209,45 @@ def test_bad_input_raises_one_sentence(x, settings, message):
     with pytest.raises(ArgumentError) as caught:
         dp.explain(x, **settings)
     assert message in str(caught.value)
+
+
+def test_batch_size_scales_the_settings_with_reasons():
+    found = dp.explain("adamw", batch_size=64, to_batch=1024)
+    [part] = found.parts
+    scaled = part.to_dict()["batch_size"]
+    assert 0 < scaled.pop("largest_curvature") < stability(dp.AdamW.recipe_for()).largest_curvature
+    assert scaled == {
+        "lr": 0.004,
+        "betas[0]": 0.0,
+        "betas[1]": 0.984,
+        "eps": 2.5e-9,
+        "weight_decay": 0.04,
+    }
+    assert part.sentences[-1] == (
+        "From batch size 64 to 1024, the square-root rule sets lr to 0.004, betas[0] to 0, betas[1] to 0.984, eps to "
+        "2.5e-9 and weight_decay to 0.04."
+    )
+    assert any("sigma^2/E[g]^2" in note for note in found.notes)
+
+
+def test_method_without_a_batch_rule_states_the_reason():
+    found = dp.explain("sophia", batch_size=64, to_batch=1024)
+    assert "batch_size" not in found.parts[0].to_dict()
+    assert any(note.startswith("The settings are not scaled to batch size 1024: ") for note in found.notes)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nag", "adam", "adagrad", "qhadam"])
+def test_sentences_on_the_batch_size_are_well_formed(name):
+    for found in (dp.explain(name, batch_size=64, to_batch=16), dp.explain(name, batch_size=1, to_batch=100_000)):
+        for text in [found.summary(), *found.notes]:
+            check_grammar(text)
+
+
+def test_schedule_is_shortened_with_the_batch():
+    found = dp.explain("sgd", lr=0.1, schedule=Cosine(640), batch_size=64, to_batch=256)
+    assert found.parts[0].sentences[-1] == (
+        "From batch size 64 to 256, the linear rule sets lr to 0.4; for the schedule of lr, it divides the steps by 4."
+    )
+    assert "Cosine(steps=160, floor=0.0, after='hold')" in str(found)
+    longer = dp.explain("sgd", lr=0.1, schedule=Cosine(640), batch_size=64, to_batch=16)
+    assert longer.parts[0].sentences[-1].endswith("it multiplies the steps by 4.")

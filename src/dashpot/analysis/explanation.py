@@ -273,14 +273,15 @@ def _cells(item: Quantity) -> tuple[str, str, str]:
 
 
 def _value(value: Any) -> str:
-    """Format a value; texts are cut at the first comma, because the sentences contain the rest."""
+    """Format a value; of a text such as the damping regime, the part before the first comma."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return number(value, 4)
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_value(item)}" for key, item in value.items())
-    return value.partition(", ")[0] if isinstance(value, str) else text_of(value)
+    is_phrase = isinstance(value, str) and "(" not in value
+    return value.partition(", ")[0] if is_phrase else text_of(value)
 
 
 def _html_rows(items: Sequence[Quantity]) -> list[list[str]]:
@@ -293,13 +294,17 @@ def _html_table(items: Sequence[Quantity]) -> str:
 
 def _table_lines(items: Sequence[Quantity]) -> list[str]:
     """Return a table of numbers; a longer text takes a line of its own."""
-    rows = [_cells(item) for item in items if _is_defined(item)]
-    names = max((len(name) for name, _, _ in rows), default=0)
-    values = max((len(value) for _, value, _ in rows if len(value) <= _LONGEST), default=0)
+    rows = [(*_cells(item), _is_long(item)) for item in items if _is_defined(item)]
+    names = max((len(name) for name, *_ in rows), default=0)
+    values = max((len(value) for _, value, _, is_long in rows if not is_long), default=0)
     lines = []
-    for name, value, meaning in rows:
+    for name, value, meaning, is_long in rows:
         start = f"  {name:<{names}}  "
-        text = f"{value:<{values}}  {meaning}" if len(value) <= _LONGEST else value
-        indent = " " * (len(start) + (values + 2 if len(value) <= _LONGEST else 0))
-        lines.append(textwrap.fill(start + text, _WIDTH + 12, subsequent_indent=indent, drop_whitespace=True))
+        text, indent = (value, 0) if is_long else (f"{value:<{values}}  {meaning}", values + 2)
+        lines.append(textwrap.fill(start + text, _WIDTH + 12, subsequent_indent=" " * (len(start) + indent)))
     return lines
+
+
+def _is_long(item: Quantity) -> bool:
+    """Return whether the text table shows a value without its meaning."""
+    return isinstance(item.value, Mapping) or len(_value(item.value)) > _LONGEST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from dashpot.analysis.batch_scaling import scale_batch
 from dashpot.analysis.batch_words import batch_rows, batch_sentences
 from dashpot.analysis.explanation import Detail, Part
 from dashpot.analysis.filter_response import Response, response
@@ -115,8 +116,6 @@ def _noise(subject: Subject, questions: Questions) -> Answer:
 def _batch(subject: Subject, questions: Questions) -> Answer:
     if questions.batch_size is None or questions.to_batch is None:
         return Answer([], [], [])
-    from dashpot.analysis.batch_scaling import scale_batch  # pyright: ignore[reportMissingImports]
-
     try:
         scaled = scale_batch(subject.owner or subject.recipe, questions.batch_size, questions.to_batch)
     except ArgumentError as error:
