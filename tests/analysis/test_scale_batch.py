@@ -133,7 +133,7 @@ def test_optimizer_and_recipe_agree_and_summary_is_complete(name):
     by_group, by_recipe = scale_batch(optimizer, 64, 256), scale_batch(optimizer.recipe, 64, 256)
     for key, value in by_recipe.recipe.settings().items():
         assert by_group.recipe.settings()[key] == pytest.approx(value, rel=1e-11), key
-    assert by_group.summary().startswith("For batches of 256 in place of 64 examples (4 times), the ")
+    assert by_group.summary().startswith("For a batch size of 256 in place of 64 (4 times), the ")
     assert all(change.reason for change in by_group.changes)
     assert all(kept.reason for kept in by_group.kept)
     assert optimizer.param_groups[0]["lr"] == 0.01  # not changed
@@ -213,7 +213,7 @@ def test_curvature_range_of_sgd():
     group = scale_batch(dp.SGD.recipe_for(lr=0.1), 1, 8).groups[0]
     assert (group.stable_before, group.stable_after) == (pytest.approx(20), pytest.approx(2.5))
     # (2 - x)/(2 - 8 x) = 1.1 at x = lr0 h = 0.2/7.8
-    assert group.accurate_curvature == pytest.approx(0.2 / 7.8 / 0.1, rel=1e-6)
+    assert group.accurate_curvature == pytest.approx(0.2 / 7.8 / 0.1, rel=2e-5)  # bisection
 
 
 def test_curvature_range_of_adam_is_in_units_of_the_old_denominator():

@@ -1,6 +1,7 @@
 """Settings for a different batch size: parameter groups, schedules, application, and invalid arguments."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -68,6 +69,23 @@ def test_smaller_batch_creates_no_memory():
     assert scale_batch(dp.SGD(weights(), lr=0.1), 32, 8).settings == {"lr": 0.025}
     recipe = dp.Recipe(dp.Filter(0.0), dp.SecondMoment(0.0), lr=0.1)
     assert scale_batch(recipe, 32, 8).recipe.stages[0].pole == 0
+
+
+def test_zero_rate_is_unchanged_and_decay_is_scaled_as_for_other_rates():
+    scaled = scale_batch(dp.AdamW.recipe_for(lr=0.0), 64, 256)
+    assert "lr" not in scaled.settings
+    assert scaled.settings["weight_decay"] == scale_batch(dp.AdamW.recipe_for(lr=1.0), 64, 256).settings["weight_decay"]
+    assert (scaled.groups[0].stable_after, scaled.groups[0].accurate_curvature) == (None, None)
+    assert "changes no setting." in scale_batch(dp.SGD.recipe_for(lr=0.0), 1, 2).summary()
+
+
+def test_huge_ratio_has_limits_and_data():
+    scaled = scale_batch(dp.AdamW.recipe_for(lr=0.1), 1, 2**40)
+    assert scaled.groups[0].accurate_curvature is None
+    assert "The new settings are unstable for every curvature." in scaled.summary()
+    assert sum("cannot be shortened" in text for text in scaled.limits) == 2
+    assert any("overshoots zero" in text for text in scaled.limits)
+    assert json.loads(json.dumps(scaled.to_dict(), allow_nan=False))["ratio"] == 2**40
 
 
 def test_clipping_is_a_limit():

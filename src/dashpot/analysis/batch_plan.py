@@ -78,7 +78,7 @@ class GroupScaling:
         None if the temperature changes for small curvatures as well, or is undefined.
         """
         before, after = self.stable_before, self.stable_after
-        if before is None or after is None:
+        if before is None or after is None or not 0 < min(before, after) < math.inf:
             return None
         highest = min(before, after) * (1 - 1e-6)
         grid = [highest * 10**power for power in (-6, -4, -3, *(-k / 8 for k in range(20, -1, -1)))]
@@ -92,20 +92,26 @@ class GroupScaling:
         return highest
 
     def _is_accurate(self, curvature: float) -> bool:
-        return abs(self.temperature_ratio(curvature) - 1) <= 0.1
+        before, after = self._variances(curvature)
+        return before is not None and after is not None and abs(after / before - 1) <= 0.1
 
     def temperature_ratio(self, curvature: float) -> float:
         """Return the stationary variance after the change over that before; see `BatchScaling.temperature_ratio`."""
         check("temperature_ratio", "curvature", curvature, Interval(0))
-        before = temperature(self.before, curvature, **self._unit(1.0))
-        after = temperature(self.recipe, curvature, noise=1 / self.ratio, **self._unit(1 / self.shrink))
-        if before.variance is None or after.variance is None:
-            when = "before" if before.variance is None else "after"
+        before, after = self._variances(curvature)
+        if before is None or after is None:
+            when = "before" if before is None else "after"
             raise ArgumentError(
                 f"temperature_ratio: the settings {when} the change must have a stationary variance at curvature "
                 f"{curvature:g}."
             )
-        return after.variance / before.variance
+        return after / before
+
+    def _variances(self, curvature: float) -> tuple[float | None, float | None]:
+        """Return the stationary variances before and after the change for unit noise of the old batch."""
+        before = temperature(self.before, curvature, **self._unit(1.0))
+        after = temperature(self.recipe, curvature, noise=1 / self.ratio, **self._unit(1 / self.shrink))
+        return before.variance, after.variance
 
     def _unit(self, denominator: float) -> dict[str, Any]:
         """Return the argument for a denominator, which is 1 before the change."""
@@ -131,9 +137,10 @@ def scale_target(target: Target, scaling: Scaling, *, is_forced: bool) -> GroupS
     gain = dc_gain(middle.recipe) / dc_gain(before)
     progress = scaling.ratio if divides(before) or scaling.rule == "linear" else math.sqrt(scaling.ratio)
     reasons = {name: edit.reason for name, edit in edits.items()}
-    values = {"lr": tidy(float(before.lr) * progress / (shrink * gain))}
+    lr_factor = progress / (shrink * gain)
+    values = {"lr": tidy(float(before.lr) * lr_factor)}
     reasons["lr"] = _lr_reason(progress, shrink, gain, scaling)
-    decays, kept = _decays(before, middle.recipe, names, progress, values["lr"])
+    decays, kept = _decays(before, middle.recipe, names, progress, lr_factor)
     values |= {name: value for name, (value, _) in decays.items()}
     reasons |= {name: reason for name, (_, reason) in decays.items()}
     kept |= {names[index, field]: why for index, rule in rules.items() for field, why in rule.kept.items()}
@@ -156,7 +163,7 @@ def scale_target(target: Target, scaling: Scaling, *, is_forced: bool) -> GroupS
 
 def bisected(holds: Callable[[float], bool], low: float, high: float) -> float:
     """Return the largest number in [low, high] for which a condition holds, given that it holds at `low` only."""
-    while high - low > 1e-7 * high:
+    while high - low > 1e-5 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
@@ -187,7 +194,7 @@ def _lr_reason(progress: float, shrink: float, gain: float, scaling: Scaling) ->
 
 
 def _decays(
-    before: Recipe, middle: Recipe, names: Mapping[tuple[int, str], str], progress: float, lr: float
+    before: Recipe, middle: Recipe, names: Mapping[tuple[int, str], str], progress: float, lr_factor: float
 ) -> tuple[dict[str, tuple[float, str]], dict[str, str]]:
     """Return the new values of decoupled decay with reasons, and the reasons for unchanged coupled decay."""
     edits: dict[str, tuple[float, str]] = {}
@@ -200,7 +207,7 @@ def _decays(
         if not isinstance(stage, (DecoupledDecay, ChangeDecay)):
             continue
         by_rate = stage.scale == "lr"
-        scale = progress * (float(before.lr) / lr if by_rate and lr else 1.0)
+        scale = progress / lr_factor if by_rate else progress
         if isinstance(stage, ChangeDecay):
             scale *= float(stage.factor) / float(next(change_decays).factor)
         name = names[index, "weight_decay"]

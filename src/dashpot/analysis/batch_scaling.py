@@ -94,8 +94,8 @@ class BatchScaling(Analysis):
         parts = [f"{item.name} {text_of(item.before)} -> {text_of(item.after)}" for item in self.groups[0].changes]
         parts += [f"{item.name} (rescaled)" for item in self.schedule_changes]
         text = (
-            f"For batches of {self.to_batch} in place of {self.from_batch} examples ({self.ratio:.4g} times), the "
-            f"{names[self.rule]} sets {', '.join(parts)}."
+            f"For a batch size of {self.to_batch} in place of {self.from_batch} ({self.ratio:.4g} times), the "
+            f"{names[self.rule]} {'sets ' + ', '.join(parts) if parts else 'changes no setting'}."
         )
         if len(self.groups) > 1:
             text += f" These are the values of the first of {len(self.groups)} parameter groups."
@@ -106,6 +106,8 @@ class BatchScaling(Analysis):
         group = self.groups[0]
         if group.stable_before is None or group.stable_after is None:
             return []
+        if group.stable_after <= 0:
+            return ["The new settings are unstable for every curvature."]
         unit = "preconditioned curvatures h/d" if divides(group.before) else "curvatures"
         after, before = text_of(group.stable_after), text_of(group.stable_before)
         text = f"The new settings are stable for {unit} below {after} ({before} before)"
