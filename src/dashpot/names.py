@@ -168,6 +168,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.paths:run",
         "Momentum, RMSprop and Adam in a ravine, at a saddle and on a plateau; saddles in high dimension.",
     ),
+    "normalisation": ExperimentName(
+        "dashpot.experiments.normalisation:run",
+        "Adam as normalization of the gradient: division by root mean square, standard deviation or variance.",
+    ),
 }
 """For each name of an experiment, its function and a summary."""
 
