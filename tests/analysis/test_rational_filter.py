@@ -82,3 +82,27 @@ def test_stability_requires_poles_inside_unit_circle():
 def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ArgumentError, match=message.replace("(", r"\(")):
         RationalFilter(**arguments)
+
+
+def test_long_impulse_response_of_slow_poles_equals_closed_form():
+    n, pole = 5000, 0.999
+    double = RationalFilter(poles=(pole, pole))
+    k = np.arange(n)
+    # The rounded coefficients of a double pole belong to poles that differ by a root of the machine epsilon.
+    assert (abs(double.impulse(n) / ((k + 1) * pole**k) - 1)).max() < 1e-7
+    # sum (k+1)^2 x^k = (1+x)/(1-x)^3 for x = pole^2
+    assert double.noise_gain == pytest.approx((1 + pole**2) / (1 - pole**2) ** 3, rel=1e-7)
+
+
+def test_moving_average_has_the_gains_of_a_mean():
+    zeros = tuple(np.exp(2j * np.pi * k / 9) for k in range(1, 9))
+    zeros = tuple(complex(z.real, z.imag) for z in zeros[:4]) + tuple(z.conjugate() for z in zeros[:4])
+    mean = RationalFilter(zeros, (), 1 / 9)
+    assert mean.impulse(11) == pytest.approx([1 / 9] * 9 + [0.0] * 2, abs=1e-12)
+    assert (mean.noise_gain, mean.mean_delay) == (pytest.approx(1 / 9), pytest.approx(4.0))
+
+
+def test_numpy_numbers_are_accepted():
+    section = RationalFilter(np.array([0.25]), (np.float32(0.5),), np.float64(2.0))
+    assert section == RationalFilter((0.25,), (0.5,), 2.0)
+    assert type(section.gain) is float

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dashpot.constraints import shown
+from dashpot.constraints import plain, shown
 from dashpot.errors import ArgumentError
+
+_BLOCK = 1024
+_DOUBLINGS = 60  # 2^60 terms, more than a pole that differs from 1 by rounding requires
 
 Coefficients = NDArray[np.float64]
 """Coefficients of a polynomial in x = z^-1, lowest power first."""
@@ -46,7 +49,8 @@ class RationalFilter:
     def __post_init__(self) -> None:
         for name in ("zeros", "poles"):
             object.__setattr__(self, name, _roots(name, getattr(self, name)))
-        if not isinstance(self.gain, (int, float)) or not math.isfinite(self.gain):
+        object.__setattr__(self, "gain", plain(self.gain))
+        if isinstance(self.gain, bool) or not isinstance(self.gain, (int, float)) or not math.isfinite(self.gain):
             raise ArgumentError(f"RationalFilter: gain must be a finite number, got {shown(self.gain)}.")
 
     def __mul__(self, other: RationalFilter) -> RationalFilter:
@@ -134,12 +138,13 @@ class RationalFilter:
 
 
 def _roots(name: str, given: Sequence[complex]) -> tuple[complex, ...]:
-    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, np.ndarray)):
         raise ArgumentError(f"RationalFilter: {name} must be a sequence of numbers, got {shown(given)}.")
-    for value in given:
+    values = tuple(map(plain, given))
+    for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float, complex)) or not cmath.isfinite(value):
             raise ArgumentError(f"RationalFilter: {name} must be finite numbers, got {shown(value)}.")
-    roots = tuple(value.real if value.imag == 0 else complex(value) for value in map(complex, given))
+    roots = tuple(value.real if value.imag == 0 else complex(value) for value in map(complex, values))
     for root in roots:
         if root.imag and roots.count(root) != roots.count(root.conjugate()):
             raise ArgumentError(f"RationalFilter: complex {name} must be in conjugate pairs, got {shown(root)} alone.")
@@ -165,32 +170,52 @@ def product(x: float, roots: Sequence[complex]) -> float:
 
 
 def impulse_response(numerator: Coefficients, denominator: Coefficients, n: int) -> Coefficients:
-    """Return the first `n` coefficients of the power series numerator/denominator; denominator[0] must be 1."""
-    h = np.zeros(n)
-    for k in range(n):
-        past = sum(float(denominator[i]) * h[k - i] for i in range(1, min(k, len(denominator) - 1) + 1))
-        h[k] = (numerator[k] if k < len(numerator) else 0.0) - past
-    return h
+    """Return the first `n` coefficients of the power series numerator/denominator; denominator[0] must be 1.
+
+    With the state of the canonical form, s' = F s + e x and y = c s + h_0 x, the coefficients are h_i = c F^(i-1) e.
+    They are computed in blocks: the rows c, c F, ..., c F^(m-1) are multiplied by the states e, F^m e, F^2m e, ...
+    """
+    transition, output, first = _state_space(numerator, denominator)
+    order = len(output)
+    if n == 0 or order == 0:
+        return np.concatenate(([first], np.zeros(max(n - 1, 0))))[:n]
+    rows = [output]
+    for _ in range(min(n, _BLOCK) - 1):
+        rows.append(rows[-1] @ transition)
+    block, jump = np.array(rows), np.linalg.matrix_power(transition, len(rows))
+    state, parts = np.eye(order)[0], [np.array([first])]
+    for _ in range(0, n - 1, len(rows)):
+        parts.append(block @ state)
+        state = jump @ state
+    return np.concatenate(parts)[:n]
+
+
+def _state_space(numerator: Coefficients, denominator: Coefficients) -> tuple[Coefficients, Coefficients, float]:
+    """Return F, c and h_0 of the canonical form, whose input enters the first state."""
+    n = max(len(numerator), len(denominator)) - 1
+    b = np.pad(numerator, (0, n + 1 - len(numerator)))
+    a = np.pad(denominator, (0, n + 1 - len(denominator)))
+    transition = np.vstack([-a[1:], np.eye(n)[:-1]]) if n else np.zeros((0, 0))
+    return transition, b[1:] - a[1:] * b[0], float(b[0])
 
 
 def sum_of_squares(numerator: Coefficients, denominator: Coefficients) -> float:
-    """Return the sum of the squared impulse response of a stable filter, by a discrete Lyapunov equation.
+    """Return the sum of the squared impulse response of a stable filter.
 
-    With the state of the canonical form, s' = F s + e x and y = c s + h_0 x, the covariance solves P = F P F^T + e e^T,
-    and the sum is c P c^T + h_0^2.
+    In canonical form, it is c P c^T + h_0^2 with the covariance P = sum F^i e e^T F^iT of the state. The number of
+    terms is doubled in each iteration: P <- P + F P F^T, F <- F F.
 
     >>> round(sum_of_squares(np.array([0.1]), np.array([1.0, -0.9])), 12)
     0.052631578947
     """
-    n = max(len(numerator), len(denominator)) - 1
-    b = np.pad(numerator, (0, n + 1 - len(numerator)))
-    a = np.pad(denominator, (0, n + 1 - len(denominator)))
-    if n == 0:
-        return float(b[0] ** 2)
-    transition = np.vstack([-a[1:], np.eye(n)[:-1]])
-    noise = np.zeros((n, n))
-    noise[0, 0] = 1.0
-    system = np.eye(n * n) - np.kron(transition, transition)
-    covariance = np.linalg.solve(system, noise.ravel()).reshape(n, n)
-    output = b[1:] - a[1:] * b[0]
-    return float(output @ covariance @ output + b[0] ** 2)
+    transition, output, first = _state_space(numerator, denominator)
+    covariance = np.zeros_like(transition)
+    if len(output):
+        covariance[0, 0] = 1.0
+    for _ in range(_DOUBLINGS):
+        added = transition @ covariance @ transition.T
+        covariance = covariance + added
+        if abs(added).max(initial=0.0) <= 1e-17 * abs(covariance).max(initial=0.0):
+            break
+        transition = transition @ transition
+    return float(output @ covariance @ output + first**2)

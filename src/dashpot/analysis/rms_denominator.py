@@ -12,7 +12,7 @@ from dashpot.stages import CenteredMoment, SecondMoment, Stage
 
 
 def missing_reason(form: LinearForm) -> str | None:
-    """Return the reason why a recipe has no root-mean-square denominator, as a sentence; None if it has one."""
+    """Return the reason why a recipe has no root-mean-square denominator; None if it has one."""
     if len(form.denominators) != 1:
         return 'denominator="rms" requires a single denominator.'
     stage = form.denominator_stages[0]

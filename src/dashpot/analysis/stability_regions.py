@@ -126,7 +126,7 @@ def region_of(form: LinearForm, curvature: float | None, axes: str, denominator:
         raise ArgumentError(f"stability_region: the recipe must have a filter of first order. {reasons}")
     product = _product(form, curvature, denominator)
     shrink = form.shrink or 0.0
-    poles = np.linspace(0, _LARGEST_POLE, _POLES)
+    poles = np.linspace(min(0.0, 1.1 * point[0]), max(_LARGEST_POLE, (1 + point[0]) / 2), _POLES)
     if axes == "pole-product":
         return _over_products(poles, point, shrink, product)
     return _over_zeros(poles, point, shrink, product)
