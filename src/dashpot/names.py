@@ -172,6 +172,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.normalisation:run",
         "Adam as normalization of the gradient: division by root mean square, standard deviation or variance.",
     ),
+    "rescaling": ExperimentName(
+        "dashpot.experiments.rescaling:run",
+        "Learning rates after rescaling of parameters or loss: SGD, Adagrad and Adam, and second-order methods.",
+    ),
 }
 """For each name of an experiment, its function and a summary."""
 
