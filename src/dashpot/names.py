@@ -156,6 +156,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.momentum_design_space:run",
         "The zero of the gradient filter: stability, speed, variance and training.",
     ),
+    "parameter-changes": ExperimentName(
+        "dashpot.experiments.parameter_changes:run",
+        "Parameter changes as a first-order time-varying filter: identity, published form, decay and bound.",
+    ),
     "temperature": ExperimentName(
         "dashpot.experiments.temperature:run",
         "The learning rate as temperature: equilibrium distributions, momentum, batch size and snapshots.",
