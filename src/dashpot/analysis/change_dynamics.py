@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TOLERANCE = 1e-12
+_VISIBLE = 1e-9  # errors that the summary mentions
 _ROUNDINGS = 16  # of arithmetic and state, by which a step differs from its replay in float64
 
 
@@ -132,14 +133,16 @@ class Dynamics(Analysis):
         steps = max(len(t.steps) for t in self.tensors.values())
         verdict = "holds" if self.holds else "does not hold; the largest difference is"
         amount = f"{'to ' if self.holds else ''}{self.residual:.1e} of the largest change"
+        resolution = max(float(t.resolution.max()) for t in self.tensors.values())
+        rounding = f" (rounding of the weights: {resolution:.1e})" if resolution > _VISIBLE else ""
         low, high = self._extremes("alpha")
         text = (
             f"{self.owner}, {_counted(len(self.tensors), 'tensor')}, {_counted(steps, 'step')}: {self._formula()} "
-            f"{verdict} {amount}. alpha is between {text_of(low)} and {text_of(high)}; "
+            f"{verdict} {amount}{rounding}. alpha is between {text_of(low)} and {text_of(high)}; "
             f"{'no' if self.bound_holds else 'a'} change exceeds its bound."
         )
         published = self.published_residual
-        if published is not None and published > 10 * self.residual and published > 1e-9:
+        if published is not None and published > max(10 * self.residual, _VISIBLE):
             text += f" The published form, without the output scale, is off by up to {text_of(published)} of it."
         return text
 
