@@ -7,7 +7,7 @@ import itertools
 import matplotlib as mpl
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dashpot.errors import ArgumentError
@@ -17,6 +17,7 @@ from dashpot.figures.labels import spread
 PLACES = st.lists(st.floats(0, 100), min_size=1, max_size=8)
 
 
+@settings(max_examples=40)
 @given(PLACES, st.floats(0.1, 10))
 def test_spread_keeps_order_gap_and_range(wanted, gap):
     placed = np.array(spread(wanted, gap, 0.0, 100.0))

@@ -16,6 +16,7 @@ import numpy as np
 from dashpot.figures.palette import css_color
 from dashpot.figures.series_data import axes_data, condensed, is_curve, series_color, series_data, simplify, thinned
 from dashpot.figures.tags import LABEL, Tag, tags_of
+from dashpot.utils.atomic_files import sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ TOLERANCE = 0.1
 OFTEN = 4
 """Number of uses of a style from which a class is shorter."""
 COLUMN = 1.5
-"""Width in points of the columns by which the paths of noisy bands are simplified further."""
+"""Width in points of the columns by which long paths are simplified first."""
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif"
 
 
@@ -194,15 +195,18 @@ def _cleaned(raw: str, key: str, tags: Sequence[Tag]) -> str:
     body = re.sub(r'style="([^"]*)"', lambda match: f'style="{_style(match[1])}"', body)
     body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body)
     body = re.sub(r"\s*\n\s*", "\n", _without_plain_groups(body)).strip()
-    return _with_classes(body, re.sub(r"\W", "-", key))
+    return _with_classes(body)
 
 
-def _with_classes(body: str, prefix: str) -> str:
-    """Replace styles that occur often by classes, whose rules precede the elements."""
+def _with_classes(body: str) -> str:
+    """Replace styles that occur often by classes, whose rules precede the elements.
+
+    Class names contain a checksum of the styles, because the rules apply to the whole page or notebook.
+    """
     counts = Counter(re.findall(r'style="([^"]*)"', body))
-    classes = {
-        style: f"{prefix}_{index}" for index, (style, count) in enumerate(counts.most_common()) if count >= OFTEN
-    }
+    often = [style for style, count in counts.most_common() if count >= OFTEN]
+    prefix = sha256("\n".join(often).encode())[:8]
+    classes = {style: f"f{prefix}-{index}" for index, style in enumerate(often)}
     rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
 
     def replaced(match: re.Match[str]) -> str:
@@ -237,7 +241,7 @@ def _short(numbers: str) -> str:
     >>> _short("M 34.326256 22.50 \\nL 94.963949 41.93012 ")
     'M34.33 22.5L94.96 41.93'
     """
-    if len(numbers) > LONG and re.fullmatch(r"[ML\d.\se-]+z?\s*", numbers):
+    if len(numbers) > LONG and re.fullmatch(r"[MLz\d.\se-]+", numbers):
         numbers = _simplified(numbers)
     rounded = re.sub(r"-?\d+\.\d+", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), numbers)
     return re.sub(r"\s*([A-Za-z])\s*(?=-?[\d.])|\s+$", r"\1", re.sub(r"\s*\n\s*", " ", rounded)).strip()
@@ -246,12 +250,13 @@ def _short(numbers: str) -> str:
 def _simplified(path: str) -> str:
     """Return a path of straight lines with fewer points, each part simplified by itself."""
     parts = []
-    for part in path.replace("z", "").split("M"):
-        points = np.array(part.replace("L", " ").split(), dtype=float).reshape(-1, 2)
+    for part in path.split("M"):
+        points = np.array(part.replace("L", " ").replace("z", " ").split(), dtype=float).reshape(-1, 2)
         if len(points):
-            kept = condensed(points[simplify(points, TOLERANCE)], COLUMN)
-            parts.append("M " + " L ".join(f"{x:.2f} {y:.2f}" for x, y in kept.tolist()))
-    return " ".join(parts) + (" z" if "z" in path else "")
+            points = condensed(points, COLUMN)
+            kept = points[simplify(points, TOLERANCE)]
+            parts.append("M " + " L ".join(f"{x:.2f} {y:.2f}" for x, y in kept.tolist()) + " z" * ("z" in part))
+    return " ".join(parts)
 
 
 def _style(text: str) -> str:
