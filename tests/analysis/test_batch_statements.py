@@ -1,6 +1,7 @@
 """Statements of the sources on batch size, momentum and temperature."""
 
 import pytest
+import torch
 from batch_simulation import stationary_variance
 
 import dashpot as dp
@@ -91,3 +92,52 @@ def test_large_batch_recipe_warms_up_from_the_small_rate_in_five_epochs():
     schedule = LinearWarmup(5 * epoch, start=256 / 8192) * MultiStep((30 * epoch, 60 * epoch, 80 * epoch))
     rates = [3.2 * schedule(k * epoch) for k in (0, 5, 30, 60, 80)]
     assert rates == pytest.approx([0.1, 3.2, 0.32, 0.032, 0.0032])
+
+
+def path(settings, curvature, steps):
+    """Return the weights of SGD on a quadratic without noise, from 1."""
+    w = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = dp.SGD([w], engine="eager", **settings)
+    weights = [1.0]
+    for _ in range(steps):
+        w.grad = curvature * w.detach()
+        optimizer.step()
+        weights.append(w.item())
+    return weights
+
+
+def test_momentum_in_examples_keeps_the_path_and_momentum_in_steps_does_not():
+    """N = 100 steps, lr D h = 0.005: the weights change within N steps."""
+    settings, h, count = {"lr": 1e-4, "momentum": 0.99}, 0.5, 480
+    small = path(settings, h, count)
+    for ratio, examples, steps in ((4, 0.008, 0.35), (16, 0.04, 0.71)):
+        for momentum, expected in (("examples", examples), ("steps", steps)):
+            scaled = scale_batch(dp.SGD([torch.zeros(1, requires_grad=True)], **settings), 1, ratio, momentum=momentum)
+            large = path({**settings, **scaled.settings}, h, count // ratio)
+            deviation = max(abs(a - b) for a, b in zip(large, small[::ratio], strict=True))
+            assert deviation == pytest.approx(expected, rel=0.05)  # digits given
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0, 4.0])
+def test_square_root_rule_falls_behind_where_the_batch_has_little_noise(share):
+    """Mean step per example relative to small batches: 1/sqrt(1 + B/B_noise) with B_noise = sigma^2/E[g]^2."""
+    mean, noise_batch = 0.1, 100  # sigma = 1
+    batch = round(share * noise_batch)
+    scaled = scale_batch(dp.RMSprop([torch.zeros(1, requires_grad=True)], lr=1e-3, alpha=0.9999, eps=0.0), 1, batch)
+    w = torch.zeros(2000, dtype=torch.float64, requires_grad=True)
+    w.grad = torch.zeros_like(w)
+    optimizer = dp.SGM.from_recipe([w], rms(scaled.recipe), engine="eager")
+    generator = torch.Generator().manual_seed(0)
+    steps = 100
+    for _ in range(steps):
+        w.grad.normal_(mean, batch**-0.5, generator=generator)
+        optimizer.step()
+    found = -w.mean().item() / (steps * batch) / (1e-3 * mean)
+    # the average has up to 100 steps, so that d fluctuates by 7 %; the mean step has a standard error of 2.2 %
+    assert found == pytest.approx((1 + share) ** -0.5, rel=0.08)
+
+
+def rms(recipe):
+    """Return the recipe with a debiased average, which needs no initial steps."""
+    (stage,) = recipe.active()
+    return dp.Recipe(dp.SecondMoment(stage.beta, stage.eps), lr=recipe.lr)

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dashpot as dp
-from dashpot.analysis import scale_batch
+from dashpot.analysis import response, scale_batch
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.registry import METHODS
 
@@ -58,6 +60,29 @@ def test_average_covers_the_same_number_of_examples():
     for batch in (16, 64, 640):
         pole = scale_batch(recipe, 32, batch).recipe.stages[1].pole
         assert batch / (1 - pole) == pytest.approx(32 / (1 - 0.99), rel=1e-9)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    pole=st.floats(0.01, 0.999),
+    zero=st.floats(-3.0, 0.99),
+    gain=st.one_of(st.none(), st.floats(0.05, 3.0)),
+    ratio=st.sampled_from([0.25, 0.5, 2.0, 3.0, 10.0]),
+)
+def test_any_filter_keeps_influence_and_form(pole, zero, gain, ratio):
+    before = dp.Recipe(dp.Filter(pole, zero, gain, normalise="none"), lr=0.1)
+    batches = (1000, round(1000 * ratio))
+    after = scale_batch(before, *batches).recipe
+    effective = [recipe.lr * response(recipe).dc_gain for recipe in (before, after)]
+    assert effective[1] == pytest.approx(ratio * effective[0], rel=1e-9)
+    new = after.stages[0]
+    assert new.pole == pytest.approx(max(0, 1 - ratio * (1 - pole)), abs=1e-11)
+    assert new.zero < 1
+    if new.pole > 0 and zero < 0:
+        assert new.zero == zero
+    elif new.pole > 0:
+        shares = [(stage.pole - stage.zero) / (stage.pole * (1 - stage.zero)) for stage in (before.stages[0], new)]
+        assert shares[1] == pytest.approx(shares[0], rel=1e-6, abs=1e-6)  # nu of QHM
 
 
 def test_dampening_is_kept_and_rate_compensates():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dashpot.analysis.batch_rules import dc_gain
+from dashpot.analysis.batch_plan import scale_target
+from dashpot.analysis.batch_rules import divides
+from dashpot.analysis.batch_targets import RecipeTarget
+from dashpot.errors import ArgumentError
 from dashpot.figures import color, label_lines, new_figure, tag
 
 if TYPE_CHECKING:
@@ -18,37 +22,66 @@ if TYPE_CHECKING:
 
 
 def draw_batch_scaling(result: BatchScaling, ax: Axes | Sequence[Axes] | None) -> Figure:
-    """Draw the temperature relative to the old batch, for small rates."""
+    """Draw the temperature relative to the old batch, for small rates and at a large curvature."""
     figure, (axes,) = new_figure("BatchScaling.plot", size=(6.4, 3.6), ax=ax)
-    low, high = sorted((result.from_batch, result.to_batch))
-    batches = np.geomspace(low, high, 65)
-    for index, (label, values) in enumerate(curves(result, batches / result.from_batch).items()):
-        (line,) = axes.loglog(batches, values, label=label, color=color(index))
+    ratios = np.geomspace(*sorted((1.0, result.ratio)), 33)
+    for index, (label, values) in enumerate(curves(result, ratios).items()):
+        (line,) = axes.plot(result.from_batch * ratios, values, label=label, color=color(index))
         tag(line, label.replace(" ", "-"), label)
-    axes.plot([result.from_batch, result.to_batch], [1, _small_rate(result)], "o", color=color("accent"))
+    curvature = large_curvature(result)
+    if curvature is not None:
+        ratios = np.geomspace(*sorted((1.0, result.ratio)), 17)
+        values = [ratio_at(result, float(ratio), curvature) for ratio in ratios]
+        (line,) = axes.plot(
+            result.from_batch * ratios, values, label="at half the stable curvature", color=color("muted")
+        )
+        line.set_linestyle("--")
+        tag(line, "large-curvature", f"{NAMES[result.rule]} at curvature {curvature:.4g}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.set_xlabel("batch size")
     axes.set_ylabel("temperature")
-    axes.set_title("Temperature relative to the old batch, for small rates")
+    axes.set_title("Temperature relative to the old batch")
     label_lines(axes)
     return figure
 
 
+NAMES = {"linear": "linear rule", "sqrt": "square-root rule"}
+
+
 def curves(result: BatchScaling, ratios: Any) -> dict[str, Any]:
-    """Return the temperature by rule, relative to a ratio of 1, under the assumption of the result's rule.
+    """Return the temperature by rule for small rates, relative to a ratio of 1, under the assumption of the result.
 
     The temperature is lr D sigma^2/(2 d B), and the denominator d is proportional to ratio^-s.
     """
-    exponent = np.log(result.groups[0].shrink) / np.log(result.ratio)
-    rates = {"linear rule": 1.0, "square-root rule": 0.5, "unchanged settings": 0.0}
+    group = result.groups[0]
+    exponent = np.log(group.shrink) / np.log(result.ratio)
+    progress = 1.0 if divides(group.before) or result.rule == "linear" else 0.5
+    own, other = progress - exponent, {"linear": 0.5, "sqrt": 1.0}[result.rule]
+    rates = {NAMES[result.rule]: own}
+    if exponent in (0, 0.5):  # the second rule differs only in the rate
+        rates[NAMES["sqrt" if result.rule == "linear" else "linear"]] = other
+    rates["unchanged settings"] = 0.0
     return {label: ratios ** (rate + exponent - 1) for label, rate in rates.items()}
 
 
-def _small_rate(result: BatchScaling) -> float:
-    """Return the temperature after the change relative to that before, for small rates."""
+def large_curvature(result: BatchScaling) -> float | None:
+    """Return half the largest curvature that is stable before and after the change, or None if it is undefined."""
+    before, after = result.groups[0].stable_before, result.groups[0].stable_after
+    if before is None or after is None or not 0 < min(before, after) < math.inf:
+        return None
+    return min(before, after) / 2
+
+
+def ratio_at(result: BatchScaling, ratio: float, curvature: float) -> float:
+    """Return the exact temperature of the rule at a batch `ratio` times as large, or NaN if it is undefined."""
+    if math.isclose(ratio, 1):
+        return 1.0
     group = result.groups[0]
-    rate = float(group.recipe.lr) / float(group.before.lr) if group.before.lr else 1.0
-    return rate * dc_gain(group.recipe) / dc_gain(group.before) * group.shrink / group.ratio
+    scaling = group.scaling._replace(ratio=ratio)
+    try:
+        return scale_target(RecipeTarget(group.before), scaling, is_forced=True).temperature_ratio(curvature)
+    except ArgumentError:
+        return math.nan

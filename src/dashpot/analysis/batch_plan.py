@@ -48,7 +48,7 @@ class GroupScaling:
         kept: Unchanged settings with reasons.
         settings: New values by argument; a pair such as `betas` is complete.
         shrink: Assumed factor d/d' by which the denominator decreases; 1 without a denominator.
-        ratio: Factor on the batch.
+        scaling: The change of the batch size.
         limits: Conditions under which the rule holds, as sentences.
     """
 
@@ -58,7 +58,7 @@ class GroupScaling:
     kept: tuple[Kept, ...]
     settings: dict[str, Any]
     shrink: float
-    ratio: float
+    scaling: Scaling
     limits: tuple[str, ...]
 
     @property
@@ -110,7 +110,7 @@ class GroupScaling:
     def _variances(self, curvature: float) -> tuple[float | None, float | None]:
         """Return the stationary variances before and after the change for unit noise of the old batch."""
         before = temperature(self.before, curvature, **self._unit(1.0))
-        after = temperature(self.recipe, curvature, noise=1 / self.ratio, **self._unit(1 / self.shrink))
+        after = temperature(self.recipe, curvature, noise=1 / self.scaling.ratio, **self._unit(1 / self.shrink))
         return before.variance, after.variance
 
     def _unit(self, denominator: float) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def scale_target(target: Target, scaling: Scaling, *, is_forced: bool) -> GroupS
         kept=unchanged,
         settings=after.arguments([change.name for change in changes]),
         shrink=shrink,
-        ratio=scaling.ratio,
+        scaling=scaling,
         limits=tuple(limits),
     )
 

@@ -141,8 +141,10 @@ def _filter(stage: Filter, scaling: Scaling, rule: StageRule) -> None:
             rule.limits.append("A filter without a pole has no horizon: its zero is unchanged.")
         return
     new_zero = _moved_zero(pole, zero, new)
-    if zero:
+    if new_zero != zero:
         rule.edits["zero"] = Edit(new_zero, "the form of momentum (Nesterov, or nu of QHM) is kept")
+    elif zero:
+        rule.kept["zero"] = "a negative zero averages neighbouring gradients"
     if stage.gain is None:
         return
     gain = float(stage.gain)
@@ -155,9 +157,14 @@ def _filter(stage: Filter, scaling: Scaling, rule: StageRule) -> None:
 
 
 def _moved_zero(pole: float, zero: float, new: float) -> float:
-    """Return the zero for a new pole: Nesterov's form is kept; otherwise QHM's nu."""
-    if zero == 0 or new == 0:
+    """Return the zero for a new pole: Nesterov's form is kept; otherwise QHM's nu.
+
+    A negative zero, for which nu is above 1, is unchanged: the filter for this nu may not exist at a larger pole.
+    """
+    if new == 0:
         return 0.0
+    if zero <= 0:
+        return zero
     if _is_nesterov(pole, zero):
         return new / (1 + new)
     nu = (pole - zero) / (pole * (1 - zero))
@@ -223,8 +230,8 @@ def _noise_limit(scaling: Scaling, rule: StageRule, *, is_noise: bool) -> None:
         )
     elif not is_noise:
         rule.limits.append(
-            "The denominator is assumed to be noise, E[g^2] ~ sigma^2/B: the rule stops holding where the new batch "
-            "approaches sigma^2/E[g]^2 examples."
+            "The denominator is assumed to be noise, E[g^2] ~ sigma^2/B: for a new batch of sigma^2/E[g]^2 examples, "
+            "lr/d is only 0.71 of its proportional value."
         )
 
 

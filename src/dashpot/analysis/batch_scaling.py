@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dashpot.analysis.batch_figure import draw_batch_scaling
+from dashpot.analysis.batch_figure import NAMES, draw_batch_scaling
 from dashpot.analysis.batch_plan import Change, GroupScaling, Kept, scale_target
 from dashpot.analysis.batch_rules import Scaling, divides
 from dashpot.analysis.batch_schedules import scale_schedules
@@ -90,12 +90,11 @@ class BatchScaling(Analysis):
 
     def summary(self) -> str:
         """Return the changed settings, and the first limit."""
-        names = {"linear": "linear rule", "sqrt": "square-root rule"}
         parts = [f"{item.name} {text_of(item.before)} -> {text_of(item.after)}" for item in self.groups[0].changes]
         parts += [f"{item.name} (rescaled)" for item in self.schedule_changes]
         text = (
             f"For a batch size of {self.to_batch} in place of {self.from_batch} ({self.ratio:.4g} times), the "
-            f"{names[self.rule]} {'sets ' + ', '.join(parts) if parts else 'changes no setting'}."
+            f"{NAMES[self.rule]} {'sets ' + ', '.join(parts) if parts else 'changes no setting'}."
         )
         if len(self.groups) > 1:
             text += f" These are the values of the first of {len(self.groups)} parameter groups."
@@ -137,7 +136,7 @@ class BatchScaling(Analysis):
         return rows
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
-        """Draw the temperature over the batch size for this rule, the other rule, and unchanged settings."""
+        """Draw the temperature over the batch size for both rules and unchanged settings, and at a large curvature."""
         return draw_batch_scaling(self, ax)
 
     def apply(self) -> Any:
