@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,3 +169,26 @@ def test_linear_form_with_other_types_raises():
         linear_form(3, owner="response")
     with pytest.raises(ArgumentError, match=r"response: lr must be a number or a tensor on the CPU"):
         linear_form(dp.Recipe(lr=torch.tensor(0.5, device="meta")), owner="response")
+
+
+def test_rate_at_step_includes_warmup_and_rate_decay():
+    recipe = dp.Recipe(dp.Warmup(0.9), dp.RateDecay(0.25), dp.DecoupledDecay(0.1), lr=0.5)
+    rates = [0.5 * (1 - 0.9**t) / (1 + 0.25 * (t - 1)) for t in (1, 2, 3)]
+    assert [linear_form(recipe, step=step).rate for step in range(3)] == pytest.approx(rates)
+    assert linear_form(recipe, step=2).shrink == pytest.approx(0.1 * rates[2])
+    expected = -np.cumsum(np.array(rates))  # of a constant gradient of 1 without the decay
+    plain = dp.Recipe(*recipe.stages[:2], lr=0.5)
+    assert simulated(plain, [1.0] * 3, 0.0) == pytest.approx(expected)
+    limits = " ".join(linear_form(recipe).limits)
+    assert "Warmup multiplies the rate" in limits
+    assert "RateDecay halves the rate after 4 steps; the rate is that of the first step." in limits
+
+
+def test_warmup_by_products_is_a_limit_at_every_step():
+    form = linear_form(dp.Recipe(dp.Curvature(), dp.Warmup(0.9, counts="products"), lr=0.5), step=3)
+    assert form.rate == 0.5
+    assert "Hessian-vector products" in form.limits[-1]
+
+
+def test_sum_over_all_steps_is_named():
+    assert any("sum over all steps" in text for text in linear_form(dp.Adagrad.recipe_for()).limits)

@@ -119,6 +119,13 @@ def test_two_filters_have_second_order_response():
     assert "order 2" in result.equivalents()["qhm"].note
 
 
+def test_filter_without_dc_gain_has_no_delay_and_no_half_power():
+    result = response(RationalFilter((1.0,), (0.5,)))
+    assert (result.dc_gain, result.mean_delay, result.half_power, result.debias_horizon) == (0.0, None, None, None)
+    assert result.averaged_samples == 0.0
+    assert "amplifies noise" in result.summary()
+
+
 def test_response_of_user_stage_gives_the_reason():
     result = response(dp.Recipe(dp.ChangeDecay(0.1), dp.Filter()))
     assert result.summary().startswith("Undefined: A filter after ChangeDecay")

@@ -97,7 +97,9 @@ def test_coupled_decay_adds_to_curvature_and_decoupled_decay_damps():
     assert stability(dp.SGD.recipe_for(lr=0.1, weight_decay=3.0)).largest_curvature == pytest.approx(plain - 3)
     decoupled = dp.Recipe(dp.DecoupledDecay(3.0), lr=0.1)  # equal without momentum
     assert stability(decoupled).largest_curvature == pytest.approx(plain - 3)
-    assert stability(dp.SGD.recipe_for(lr=0.1, weight_decay=30.0)).largest_curvature == 0.0
+    excessive = stability(dp.SGD.recipe_for(lr=0.1, weight_decay=30.0))
+    assert excessive.largest_curvature == 0.0
+    assert excessive.summary() == "Unstable at every positive curvature at learning rate 0.1."
 
 
 def test_denominator_converts_curvature_and_decay():
@@ -170,6 +172,27 @@ def test_zero_above_pole_is_never_underdamped():
 )
 def test_regime_describes_the_errors(recipe, curvature, words):
     assert stability(recipe, curvature).regime.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "summary"),
+    [
+        (
+            15.0,
+            "Regime at curvature 15: alternates in sign; errors are halved every step in the long run. Stable for a "
+            "curvature below 20 at learning rate 0.1, and for learning rates below 0.1333 at curvature 15.",
+        ),
+        (
+            30.0,
+            "Regime at curvature 30: unstable, diverges with alternating signs, by a factor of 2 per step. Stable for "
+            "a curvature below 20 at learning rate 0.1, and for learning rates below 0.06667 at curvature 30.",
+        ),
+        (10.0, "Regime at curvature 10: deadbeat, vanishes after 1 step. Stable for a curvature below 20"),
+        (None, "Stable for a curvature below 20 at learning rate 0.1."),
+    ],
+)
+def test_summary_states_regime_and_limits(curvature, summary):
+    assert stability(dp.SGD.recipe_for(lr=0.1), curvature).summary().startswith(summary)
 
 
 def test_half_life_and_period_match_errors_of_stages():

@@ -81,7 +81,8 @@ class Stability(Analysis):
             return ""
         head = f"Regime at {self.unit} {text_of(self.curvature)}: {self.regime}"
         if self.stable and self.half_life:
-            return f"{head}; errors are halved every {text_of(self.half_life)} steps in the long run."
+            every = "step" if text_of(self.half_life) == "1" else f"{text_of(self.half_life)} steps"
+            return f"{head}; errors are halved every {every} in the long run."
         growth = f", by a factor of {text_of(self.spectral_radius)} per step" if self.spectral_radius > 1 else ""
         return f"{head}{growth}."
 
@@ -90,6 +91,8 @@ class Stability(Analysis):
             return ""
         if self.largest_product <= 0:
             return f"Unstable at every positive {self.unit}."
+        if self.largest_curvature == 0:
+            return f"Unstable at every positive {self.unit} at learning rate {text_of(self.form.rate)}."
         if self.largest_curvature is None:
             return f"Stable for learning rate times {self.unit} below {text_of(self.largest_product)}."
         text = f"Stable for a {self.unit} below {text_of(self.largest_curvature)} at learning rate "
