@@ -15,6 +15,7 @@ from dashpot.analysis.result import Quantity
 from dashpot.analysis.stability_words import noise_sentences, stability_sentences
 from dashpot.analysis.stationary_variance import temperature
 from dashpot.analysis.subject import Subject
+from dashpot.analysis.wording import number, short_exponents
 from dashpot.errors import ArgumentError
 from dashpot.stages import SecondMoment
 
@@ -52,7 +53,7 @@ def method_part(subject: Subject, questions: Questions) -> Part:
         label=subject.label,
         subject=repr(subject.recipe),
         sentences=tuple(sentence for answer in answers for sentence in answer.sentences),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(map(short_exponents, notes))),
         numbers=tuple(_settings(form)),
         details=tuple(details),
         data=subject.recipe.to_dict(),
@@ -120,7 +121,7 @@ def _batch(subject: Subject, questions: Questions) -> Answer:
         scaled = scale_batch(subject.owner or subject.recipe, questions.batch_size, questions.to_batch)
     except ArgumentError as error:
         reason = str(error).removeprefix("scale_batch: ")
-        return Answer([], [], [f"The settings are not scaled to batch size {questions.to_batch}: {reason}"])
+        return Answer([], [], [f"The settings are not scaled to batch size {number(questions.to_batch)}: {reason}"])
     group = scaled.groups[subject.group]
     detail = Detail("Batch size", scaled, 1, batch_rows(scaled, group))
     return Answer(batch_sentences(scaled, group), [detail], list(scaled.limits))

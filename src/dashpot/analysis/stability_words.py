@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from dashpot.analysis.wording import count, number
@@ -40,15 +41,26 @@ def _behaviour(result: Stability) -> list[str]:
     if result.regime is None or result.curvature is None or result.spectral_radius is None:
         return []
     head = f"At curvature {number(result.curvature)}"
+    phrase = _phrase(result)
+    if result.stable and result.half_life is None:  # the rounded spectral radius is 1
+        return [f"{head}, an error decays more slowly than double precision resolves ({phrase})."]
     if result.stable and result.half_life:
         every = count(result.half_life, "step").removeprefix("1 ")
-        return [f"{head}, an error is halved every {every} ({result.regime})."]
+        return [f"{head}, an error is halved every {every} ({phrase})."]
     if result.stable:
-        return [f"{head}, an error {result.regime.partition(', ')[2]} ({result.regime.partition(',')[0]})."]
-    kind, _, regime = result.regime.partition(", ")
+        return [f"{head}, an error {phrase.partition(', ')[2]} ({phrase.partition(',')[0]})."]
+    kind, _, regime = phrase.partition(", ")
     growth = f", growing {number(result.spectral_radius)}-fold per step" if result.spectral_radius > 1.0005 else ""
     limit = f"; learning rates below {number(result.largest_lr)} are stable there" if result.largest_lr else ""
     return [f"{head}, it is {kind}: an error {regime}{growth}{limit}."]
+
+
+def _phrase(result: Stability) -> str:
+    """Return the regime, with a period in the number format of sentences."""
+    regime = result.regime or ""
+    if result.period is None:
+        return regime
+    return re.sub(r"(?<=period of )\S+ steps?", count(result.period, "step", digits=3), regime)
 
 
 def noise_sentences(result: Temperature) -> list[str]:

@@ -61,3 +61,12 @@ def unbroken(text: str) -> str:
     ['below', '38\xa0000,', 'by', '10\xa0%', 'in', '2', 'steps']
     """
     return re.sub(r"(?<=\d) (?=\d{3}|%)", "\xa0", text)
+
+
+def short_exponents(text: str) -> str:
+    """Return a text with exponents as `number` formats them.
+
+    >>> short_exponents("below 1.5e-05 or 1e+09")
+    'below 1.5e-5 or 1e9'
+    """
+    return re.sub(r"(?<=\d)e(?:\+|(-))0*(?=\d)", lambda found: f"e{found[1] or ''}", text)
