@@ -179,6 +179,12 @@ def test_data_dependent_rate_has_no_rule(numerator):
         scale_batch(dp.AutoSGM(weights(), lr=0.01, numerator=numerator), 64, 128)
 
 
+def test_setting_that_two_stages_share_is_listed_once():
+    scaled = scale_batch(dp.AutoSGM(weights(), lr=0.01, numerator=4), 64, 256)
+    assert [change.name for change in scaled.changes].count("eps") == 1
+    assert scaled.settings["eps"] == 5e-9
+
+
 # ---- decay -----------------------------------------------------------------------------------------------------------
 
 

@@ -244,6 +244,8 @@ def _differences(
         if name is None:
             continue
         old, new = before.value(name), after.value(name)
+        if old != new and setting not in reasons:  # stages share the setting, as AutoSGM's eps
+            continue
         if old != new:
             changes.append(Change(name, float(old), float(new), reasons[setting]))
         elif setting in kept or setting in reasons:
