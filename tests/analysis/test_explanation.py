@@ -251,3 +251,10 @@ def test_schedule_is_shortened_with_the_batch():
     assert "Cosine(steps=160, floor=0.0, after='hold')" in str(found)
     longer = dp.explain("sgd", lr=0.1, schedule=Cosine(640), batch_size=64, to_batch=16)
     assert longer.parts[0].sentences[-1].endswith("it multiplies the steps by 4.")
+
+
+@pytest.mark.parametrize("lr", [5e-324, 1e-300, 1e300])
+@pytest.mark.parametrize("name", ["sgd", "adam", "qhm"])
+def test_extreme_learning_rates(name, lr):
+    found = dp.explain(name, lr=lr, curvature=1.0, noise=1.0, batch_size=1, to_batch=4)
+    assert found.summary().startswith(found.title)

@@ -267,7 +267,7 @@ def _at_rate(
     largest = _curvature_of(form, bounds[1] / rate, denominator) if bounds else 0.0
     critical = critical_product(section, shrink) if section.gain > 0 else None
     if critical is not None:
-        critical = _curvature_of(form, critical / (rate * section.gain), denominator)
+        critical = _curvature_of(form, critical / rate / section.gain, denominator)
     return {"largest_curvature": max(largest, 0.0), "critical_curvature": critical if (critical or 0) > 0 else None}
 
 
