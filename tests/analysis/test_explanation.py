@@ -258,3 +258,4 @@ def test_schedule_is_shortened_with_the_batch():
 def test_extreme_learning_rates(name, lr):
     found = dp.explain(name, lr=lr, curvature=1.0, noise=1.0, batch_size=1, to_batch=4)
     assert found.summary().startswith(found.title)
+    assert found.parts[0].to_dict().get("variance") != 0

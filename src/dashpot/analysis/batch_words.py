@@ -17,7 +17,7 @@ _RULES = {"linear": "linear rule", "sqrt": "square-root rule"}
 def batch_sentences(scaled: BatchScaling, group: GroupScaling) -> list[str]:
     """Return the changed settings of a parameter group."""
     changes = [f"{item.name} to {number(item.after)}" for item in group.changes]
-    sizes = f"From batch size {number(scaled.from_batch, 6)} to {number(scaled.to_batch, 6)}"
+    sizes = f"From batch size {number(scaled.from_batch, 15)} to {number(scaled.to_batch, 15)}"
     text = f"{sizes}, the {_RULES[scaled.rule]} sets {joined(changes) or 'nothing'}"
     schedules = joined([item.name for item in scaled.schedule_changes])
     if not schedules:

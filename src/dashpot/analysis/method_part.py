@@ -121,7 +121,7 @@ def _batch(subject: Subject, questions: Questions) -> Answer:
         scaled = scale_batch(subject.owner or subject.recipe, questions.batch_size, questions.to_batch)
     except ArgumentError as error:
         reason = str(error).removeprefix("scale_batch: ")
-        return Answer([], [], [f"The settings are not scaled to batch size {number(questions.to_batch)}: {reason}"])
+        return Answer([], [], [f"The settings are not scaled to batch size {number(questions.to_batch, 15)}: {reason}"])
     group = scaled.groups[subject.group]
     detail = Detail("Batch size", scaled, 1, batch_rows(scaled, group))
     return Answer(batch_sentences(scaled, group), [detail], list(scaled.limits))

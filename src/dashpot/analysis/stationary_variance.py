@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -215,7 +216,11 @@ def _at_denominator(problem: _Problem, denominator: float | None) -> Temperature
         return Temperature(*problem, denominator, None, None, None, small, effective, effective, (reason,))
     shrink = form.shrink or 0.0
     product = form.rate * total_curvature(form, curvature, denominator)
-    variance = variance_gain(form.filter.reduced(), product, shrink) * (form.rate / d) ** 2 * noise / batch
+    if shrink == 0 and abs(product * form.filter.gain) < sys.float_info.min:
+        reason = "The learning rate times the curvature is too small for double precision."
+        return Temperature(*problem, denominator, None, None, None, small, effective, effective, (reason,))
+    gain = variance_gain(form.filter.reduced(), product, shrink)
+    variance = gain * (form.rate / d) * (form.rate / d) * noise / batch  # the square of a small rate would be 0
     # Decoupled decay adds the potential (shrink/effective_lr) w^2/2 to the loss, and coupled decay (decay) w^2/2.
     decay = 0.0 if form.adaptive and denominator is None else form.coupled_decay
     energy = curvature + decay + (shrink / effective if effective else 0.0)
