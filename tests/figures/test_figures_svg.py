@@ -88,10 +88,10 @@ def test_places_of_values_agree_with_the_drawn_path(text):
 
 def test_other_scales_are_described_by_a_table_and_nonfinite_values_are_null():
     figure, [ax] = new_figure("test", size=(4, 2))
-    ax.plot([-100, 0, 100], [1, np.nan, np.inf], label="a")
+    ax.plot([-100, 0, 50, 100], [1, np.nan, np.inf, 2], label="a")
     ax.set_xscale("symlog")
     data = read(svg(figure, key="a", title="a"))
-    assert data["series"][0]["y"] == [1, None, None]
+    assert data["series"][0]["y"] == [1, None, None, 2]
     low, high, table = data["axes"][0]["x"]
     assert (table[0], table[-1]) == pytest.approx((low, high), rel=1e-4)  # five digits
     assert table == sorted(table)
