@@ -152,6 +152,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.averages:run",
         "Moving averages of noisy points: noise, delay, initial bias and its corrections.",
     ),
+    "convergence": ExperimentName(
+        "dashpot.experiments.convergence:run",
+        "Rates that vanish and rates that do not, three counterexamples, and the physicist's argument.",
+    ),
     "momentum-design-space": ExperimentName(
         "dashpot.experiments.momentum_design_space:run",
         "The zero of the gradient filter: stability, speed, variance and training.",
