@@ -143,3 +143,32 @@ def test_rate_of_adagrad_is_constant_in_noise():
     assert exact[1] == pytest.approx(exact[0], rel=0.03)  # sums in place of integrals
     # the denominator of the first steps fluctuates; the standard error of the mean is 1 %
     assert list(means.values()) == pytest.approx(exact, rel=0.05)
+
+
+def mean_weight(settings, batch, steps):
+    """Return the mean of the weights under AdamW on 0.05 (w - 1)^2/2 with gradient noise of variance 1/batch."""
+    generator = torch.Generator().manual_seed(batch)
+    w = torch.zeros(4000, dtype=torch.float64, requires_grad=True)
+    w.grad = torch.zeros_like(w)
+    optimizer, means = dp.AdamW([w], **settings), []
+    for step in range(steps):
+        w.grad.normal_(0.0, batch**-0.5, generator=generator).add_(0.05 * (w.detach() - 1))
+        optimizer.step()
+        if step >= steps // 2:
+            means.append(w.mean().item())
+    return sum(means) / len(means)
+
+
+@pytest.mark.slow
+def test_decay_of_adamw_is_scaled_with_its_rate_to_keep_the_mean_of_the_weights():
+    """The fixed point h (1 - w)/d = weight_decay w with d = 1/sqrt(B) is at 0.5 for one example."""
+    settings = {"lr": 0.02, "betas": (0.95, 0.9999), "eps": 1e-8, "weight_decay": 0.05}
+    scaled = scale_batch(dp.AdamW([_zero()], **settings), 1, RATIO).settings
+    assert scaled["weight_decay"] == pytest.approx(0.2)
+    unscaled = {**settings, **scaled, "weight_decay": 0.05}
+    means = [mean_weight(settings, 1, 6000), mean_weight({**settings, **scaled}, RATIO, 600)]
+    print(f"mean weight {means[0]:.3f}, after the rule {means[1]:.3f}")
+    assert means == pytest.approx([0.5, 0.5], abs=0.01)  # 2 standard errors, and E[g]^2 in the denominator
+    kept = mean_weight(unscaled, RATIO, 600)
+    print(f"with unchanged decay {kept:.3f}")
+    assert kept == pytest.approx(0.8, abs=0.01)

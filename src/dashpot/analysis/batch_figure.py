@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 def draw_batch_scaling(result: BatchScaling, ax: Axes | Sequence[Axes] | None) -> Figure:
     """Draw the temperature relative to the old batch, for small rates and at a large curvature."""
     figure, (axes,) = new_figure("BatchScaling.plot", size=(6.4, 3.6), ax=ax)
-    ratios = np.geomspace(*sorted((1.0, result.ratio)), 33)
+    low, high = sorted((1.0, result.ratio))
+    ratios = np.geomspace(low, high, 33)
     for index, (label, values) in enumerate(curves(result, ratios).items()):
         (line,) = axes.plot(result.from_batch * ratios, values, label=label, color=color(index))
         tag(line, label.replace(" ", "-"), label)
     curvature = large_curvature(result)
     if curvature is not None:
-        ratios = np.geomspace(*sorted((1.0, result.ratio)), 17)
+        ratios = np.geomspace(low, high, 17)
         values = [ratio_at(result, float(ratio), curvature) for ratio in ratios]
         (line,) = axes.plot(
             result.from_batch * ratios, values, label="at half the stable curvature", color=color("muted")
