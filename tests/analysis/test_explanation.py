@@ -51,6 +51,7 @@ def test_adamw_numbers_are_those_of_the_closed_forms():
     assert values["noise_gain"] == response(recipe).noise_gain
     assert values["shrink"] == 1e-5
     assert round(values["decay_half_life"]) == 69314  # ln 2/1e-5
+    assert repr(found) == str(found)
     assert found.summary() == (
         "AdamW remembers about 10 gradients (the newest has 10 % of the weight) and divides by the root mean square of "
         "about 1000 gradients. At lr 0.001, it is stable for curvatures below 38 000 in preconditioned units (h/d). "

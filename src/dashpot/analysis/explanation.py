@@ -111,7 +111,7 @@ class Part:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation(Analysis):
     """Result of `dashpot.explain`.
 

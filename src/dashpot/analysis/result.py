@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dashpot.utils.html import element, escape, page_part, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +51,8 @@ class Analysis(ABC):
         """Return the summary, and a table of the quantities."""
         rows = [(item.name, text_of(item.value), item.meaning) for item in self.quantities()]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-        table = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {meaning}".rstrip() for name, value, meaning in rows]
-        return "\n".join([self.summary(), "", *table])
+        lines = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {meaning}".rstrip() for name, value, meaning in rows]
+        return "\n".join([self.summary(), "", *lines])
 
     def __repr__(self) -> str:
         """Return the same as `str`, for interactive sessions."""
@@ -59,12 +60,8 @@ class Analysis(ABC):
 
     def _repr_html_(self) -> str:
         """Return the summary and the table for notebooks."""
-        rows = "".join(
-            f"<tr><td>{html.escape(item.name)}</td><td>{html.escape(text_of(item.value))}</td>"
-            f"<td>{html.escape(item.meaning)}</td></tr>"
-            for item in self.quantities()
-        )
-        return f"<div><p>{html.escape(self.summary())}</p><table>{rows}</table></div>"
+        rows = [(item.name, text_of(item.value), item.meaning) for item in self.quantities()]
+        return page_part(element("p", escape(self.summary())) + table(["number", "value", "meaning"], rows))
 
 
 def text_of(value: Any) -> str:
