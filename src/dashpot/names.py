@@ -156,6 +156,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.convergence:run",
         "Rates that vanish and rates that do not, three counterexamples, and the physicist's argument.",
     ),
+    "smoothing": ExperimentName(
+        "dashpot.experiments.smoothing:run",
+        "Filtering the gradient as smoothing of the loss: directions, speed, minima and ripple.",
+    ),
     "momentum-design-space": ExperimentName(
         "dashpot.experiments.momentum_design_space:run",
         "The zero of the gradient filter: stability, speed, variance and training.",

@@ -78,7 +78,7 @@ def _claim(outcome: Outcome, index: int) -> str:
     if not found:
         return text
     verdict = f"<p>Verdict: <strong>{verdict_of(found)}</strong>.</p>"
-    rows = ([cell.replace(" ± ", "\u00a0±\u00a0") for cell in finding_cells(finding)] for finding in found)
+    rows = ([cell.replace("± ", "±\u00a0") for cell in finding_cells(finding)] for finding in found)
     table = html_table(HEADER, rows)
     items = "".join(f"<li>{html.escape(text)}</li>" for text in limit_texts(found))
     return text + verdict + table + (f"<p>Limits:</p><ul>{items}</ul>" if items else "")
