@@ -66,4 +66,6 @@ def test_parameter_changes_full_run_holds_with_limits():
     assert [finding.name for finding in outcome.findings if not finding.holds] == [
         "published-AdamW",
         "published-AutoSGM",
+        "late-AutoSGM",
+        "late-NAG",
     ]

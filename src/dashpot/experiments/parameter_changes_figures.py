@@ -20,7 +20,7 @@ RESIDUALS_NOTE = (
 )
 RATES_NOTE = (
     "First layer of the digits network: median of the rates of the elements, and bands with the middle 50 % and 90 %. "
-    "The bias correction makes the first rates of AdamW large; AutoSGM's correlation numerator starts near zero."
+    "The bias correction makes the first rates of AdamW large; AutoSGM's numerator starts below lr."
 )
 BOUND_NOTE = "Logistic loss, AdamW, first seed: largest change, and largest elementwise bound."
 PATHS_NOTE = (
@@ -36,8 +36,7 @@ def residuals(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figu
         for index, (method, curves) in enumerate(data["residuals"].items()):
             values = np.array(curves[kind], dtype=float)
             if np.isfinite(values).any():
-                steps = np.arange(1, len(values) + 1)
-                line = panel.plot(steps, values, color=style.color(index), linewidth=0.9, label=method)[0]
+                line = panel.plot(curves["step"], values, color=style.color(index), linewidth=0.9, label=method)[0]
                 style.tag(line, slug(method), method)
         panel.set(xlabel="step", xscale="log", yscale="log", ylim=(1e-17, 10))
         panel.set_title("with c_t" if kind == "exact" else kind, loc="left")
