@@ -230,6 +230,18 @@ def test_invalid_optimizer_raises():
         analysis.record_steps(dp.SGM.from_recipe(params, recipe))
 
 
+def test_names_may_be_a_mapping_to_parameters():
+    one, two = START.clone().requires_grad_(), START.clone().requires_grad_()
+    optimizer = dp.SGD([{"params": [one]}, {"params": [two], "lr": 0.2}], lr=0.1)
+    one.grad, two.grad = GRADIENTS[0].clone(), GRADIENTS[1].clone()
+    with analysis.record_steps(optimizer, {"first": one, "second": two}) as recording:
+        optimizer.step()
+    found = analysis.dynamics(recording)
+    assert [found[name].lr.tolist() for name in ("first", "second")] == [[0.1], [0.2]]
+    with pytest.raises(dp.ArgumentError, match="names must map to parameters of the optimizer, got 'other'"):
+        analysis.record_steps(optimizer, {"other": START})
+
+
 def test_uninitialized_parameter_raises():
     layer = torch.nn.LazyLinear(2)
     with pytest.raises(dp.ArgumentError, match="parameters must be initialized, got the uninitialized weight"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dashpot.analysis import Dynamics, dynamics, record_steps, stability
 from dashpot.data.seeding import generator
 from dashpot.experiments import parameter_changes_figures as figures
-from dashpot.experiments.intervals import verdict_of
+from dashpot.experiments.intervals import mean_interval, verdict_of
 from dashpot.experiments.progress import report_progress
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
 from dashpot.optimizers.adam_variants import QHAdam
@@ -87,7 +87,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
             found[problem][method] = [recorded(make(seed), METHODS[method], steps[problem]) for seed in seeds]
     findings = [
         *(_residual_finding(problem, runs) for problem, runs in found.items()),
-        *_published_findings(found["logistic"], seeds),
+        *_published_findings(found["logistic"]),
         *_decay_findings(),
         *(_bound_finding(problem, runs) for problem, runs in found.items()),
     ]
@@ -199,23 +199,21 @@ def _residual_finding(problem: str, runs: Mapping[str, Sequence[Dynamics]]) -> F
     return Finding(f"residual-{problem}", statement, worst, worst, worst, 0.0, holds)
 
 
-def _published_findings(runs: Mapping[str, Sequence[Dynamics]], seeds: Sequence[int]) -> list[Finding]:
+def _published_findings(runs: Mapping[str, Sequence[Dynamics]]) -> list[Finding]:
     """Return the error of the published form at the first step and in the last steps."""
     rows = []
     for method in ("AdamW", "AutoSGM", "AutoSGM, no debiasing"):
         errors = [published_errors(found) for found in runs[method]]
         first = [error[0] for error in errors]
-        low, high = min(first), max(first)
-        mean = sum(first) / len(seeds)
-        holds = high < TOLERANCE
+        mean, low, high = mean_interval(first)
+        holds = max(first) < TOLERANCE
         statement = f"error of the published form at step 1, per largest change of the step, {method}"
         rows.append(Finding(f"published-{method}", statement, mean, low, high, 0.0, holds, claim=1))
     for method in ("AdamW", "AutoSGM", "NAG"):
         late = [float(np.median(published_errors(found)[-LATE:])) for found in runs[method]]
-        low, high = min(late), max(late)
-        holds = high < 1e-9  # bias correction fades to rounding
+        holds = max(late) < 1e-9  # bias correction fades to rounding
         statement = f"median error of the published form in the last {LATE} steps, {method}"
-        rows.append(Finding(f"late-{method}", statement, sum(late) / len(late), low, high, 0.0, holds, claim=1))
+        rows.append(Finding(f"late-{method}", statement, *mean_interval(late), 0.0, holds, claim=1))
     return rows
 
 
