@@ -10,6 +10,8 @@ import torch
 
 import dashpot as dp
 from dashpot.analysis import response, stability
+from dashpot.analysis.linear_form import _READERS, linear_form
+from dashpot.analysis.method_words import _DENOMINATORS
 from dashpot.errors import ArgumentError
 from dashpot.names import METHODS, known_methods
 from dashpot.schedules import Constant, Cosine, LinearWarmup, OneCycleMomentum, Sequence
@@ -41,6 +43,11 @@ def test_sentences_of_every_method_are_well_formed(name, curvature):
     assert ("divide" in found.summary()) == ("The denominator d is treated as constant." in found.notes)
     assert json.loads(json.dumps(found.to_dict()))["summary"] == found.summary()
     assert all(note in " ".join(str(found).split()) for note in found.notes)
+
+
+def test_every_denominator_has_a_phrase():
+    adaptive = {stage for stage in _READERS if linear_form(dp.Recipe(stage())).adaptive}
+    assert adaptive == set(_DENOMINATORS)
 
 
 def test_adamw_numbers_are_those_of_the_closed_forms():

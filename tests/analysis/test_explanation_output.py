@@ -97,7 +97,11 @@ def test_recipe_outside_the_theory_states_the_reason_and_no_number(stages, sente
     if OUTSIDE in found.summary():
         assert not {"largest_curvature", "variance", "time_constant"} & values.keys()
         assert found.notes
-        assert [text.get_text() for text in found.plot().axes[0].texts] == ["No figure: no closed form"]
+
+
+def test_figure_of_a_recipe_outside_the_theory_states_the_reason():
+    [axes] = dp.explain(dp.Recipe(Unknown(), lr=0.1)).plot().axes
+    assert [text.get_text() for text in axes.texts] == ["No figure: no closed form"]
 
 
 def test_many_settings_are_shortened():
@@ -117,11 +121,11 @@ def test_figure_on_given_axes():
         found.plot(axes[0])
 
 
-def test_file_of_the_figure(tmp_path):
+def test_file_with_another_suffix_raises(tmp_path):
     found = dp.explain("cosine", steps=10)
     with pytest.raises(ArgumentError, match=r"must end with one of \.png, \.pdf, \.svg"):
         found.save(tmp_path / "figure.gif")
-    assert found.save(tmp_path / "figure.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert not list(tmp_path.iterdir())
 
 
 def test_notebook_shows_sentences_numbers_and_a_figure_with_colors_of_the_page():
