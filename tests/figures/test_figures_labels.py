@@ -65,6 +65,16 @@ def test_axes_have_a_legend_if_labels_do_not_fit(lines, label):
     assert len(ax.get_legend().get_texts()) == max(lines, 1)
 
 
+def test_legend_lists_what_has_no_direct_label():
+    _, [ax] = new_figure("test", size=(4, 2))
+    ax.plot([0, 10], [0, 1], label="predicted")
+    ax.plot([0, 10], [0, 1], "o", label="measured")
+    ax.fill_between([0, 10], [0, 0], [1, 1], alpha=0.2, label="range")
+    label_lines(ax)
+    assert [text.get_text() for text in ax.texts] == ["predicted"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["measured", "range"]
+
+
 def test_unlabelled_and_empty_lines_have_no_label():
     _, [ax] = new_figure("test")
     ax.plot([1, 2])

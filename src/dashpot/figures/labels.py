@@ -25,9 +25,9 @@ AT_END = 0.85
 def label_lines(ax: Axes) -> None:
     """Label each labelled line at its right end, in the color of the line.
 
-    The labels are placed when the figure is drawn, and moved apart if they overlap. Axes have a legend instead if a
-    line ends in the left or middle part, if a label is long, or if the labels are higher than the axes. On pages, a
-    click on a label toggles its series.
+    The labels are placed when the figure is drawn, and moved apart if they overlap. On pages, a click on a label
+    toggles its series. Markers, patches, lines that end in the left or middle part, and long labels are listed in a
+    legend, and so are all lines if their labels are higher than the axes.
 
     Args:
         ax: Axes whose lines have been drawn.
@@ -41,29 +41,31 @@ def label_lines(ax: Axes) -> None:
         >>> [text.get_text() for text in ax.texts]
         ['SGD', 'Adam']
     """
-    lines = [line for line in ax.lines if label_of(line) and np.size(line.get_xydata())]
-    others = [artist for artist in (*ax.collections, *ax.patches) if label_of(artist)]
-    if not lines and not others:
-        return
-    if others or not _fits(ax, lines):
-        ax.legend()
-        return
+    empty = [line for line in ax.lines if not np.size(line.get_xydata())]
+    direct = [line for line in ax.lines if label_of(line) and line not in empty and _ends_at_right(ax, line)]
+    height = ax.get_window_extent().height / ax.figure.dpi * 72
+    if len(direct) * LINE_HEIGHT * TEXT_SIZE > height:
+        direct = []
     group: list[Any] = []
-    for line in lines:
+    for line in direct:
         label = _label_class()(ax, line, group)
         found = getattr(line, "_dashpot_tag", None) or Tag(slug(label_of(line)), label_of(line), LABEL)
         ax.add_artist(tag(label, found.key, found.name, role=LABEL))
         group.append(label)
+    handles, labels = ax.get_legend_handles_labels()
+    rest = [pair for pair in zip(handles, labels, strict=True) if pair[0] not in (*direct, *empty)]
+    if rest:
+        ax.legend(*zip(*rest, strict=True))
 
 
-def _fits(ax: Axes, lines: Sequence[Any]) -> bool:
-    if any(len(label_of(line)) > LONGEST or not np.isfinite(line.get_xydata()).all(axis=1).any() for line in lines):
+def _ends_at_right(ax: Axes, line: Any) -> bool:
+    """Return whether a line has a short label and ends near the right side."""
+    finite = np.isfinite(np.asarray(line.get_xydata(), dtype=np.float64)).all(axis=1)
+    if line.get_linestyle() in ("None", "", " ") or len(label_of(line)) > LONGEST or not finite.any():
         return False
     ax.get_xlim()  # computes the limits from the data
-    to_axes = ax.transAxes.inverted()
-    ends = [float(to_axes.transform(line.get_transform().transform(_end(line)))[0]) for line in lines]
-    height = ax.get_window_extent().height / ax.figure.dpi * 72
-    return min(ends) >= AT_END and len(lines) * LINE_HEIGHT * TEXT_SIZE <= height
+    place = ax.transAxes.inverted().transform(line.get_transform().transform(_end(line)))
+    return float(place[0]) >= AT_END
 
 
 def _end(line: Any) -> tuple[float, float]:
