@@ -34,5 +34,7 @@ def draw(result: Temperature, ax: Axes | Sequence[Axes] | None) -> Figure:
     panel.plot(w, limit, color=color("muted"), linestyle="--", label="limit of small rates")
     panel.set_xlabel("weight, relative to the minimum")
     panel.set_ylabel("density")
-    panel.legend()
+    panel.set_ylim(0, 1.4 * float(max(limit.max(), result.density(0.0))))  # room for the legend
+    panel.locator_params(axis="x", nbins=4)
+    panel.legend(loc="upper center")
     return figure

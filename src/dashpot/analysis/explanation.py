@@ -173,7 +173,7 @@ class Explanation(Analysis):
         else:
             columns = min(panels, _COLUMNS)
             rows = -(-panels // columns)
-            figure, axes = new_figure("Explanation.plot", rows, columns, size=(3.4 * columns, 3.2 * rows))
+            figure, axes = new_figure("Explanation.plot", rows, columns, size=(4.0 * columns, 3.2 * rows))
             for unused in axes[panels:]:
                 unused.remove()
             figure.suptitle(part.label)

@@ -82,7 +82,7 @@ def _over_zeros(panel: Axes, region: StabilityRegion) -> None:
     panel.plot(region.poles, region.poles, color=color("muted"), label="zero = pole")
     panel.plot(region.poles, region.poles / (1 + region.poles), color=color("muted"), linestyle="--", label="Nesterov")
     panel.set_ylabel("zero")
-    panel.set_title(f"stable zeros, effective rate x curvature {region.product:.4g}")
+    panel.set_title(f"stable zeros, effective rate x h {region.product:.4g}")
 
 
 def _radius_curve(panel: Axes, result: Stability) -> None:
