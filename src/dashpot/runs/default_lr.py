@@ -52,6 +52,7 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "nag": 0.1,
         "qhm": 1.0,
         "rmsprop": 0.001,
+        "adagrad": 0.03,
         "adam": 0.01,
         "adamw": 0.01,
         "nadam": 0.003,
