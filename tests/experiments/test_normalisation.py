@@ -88,7 +88,7 @@ def test_known_variance_and_sd_are_equal_for_constant_noise(outcome):
 
 
 def test_losses_are_those_of_the_best_rate_on_other_seeds(outcome):
-    found = outcome.data["constant"][RMS]
+    found = outcome.data["sd 1"][RMS]
     assert len(found["tuning"]) == RATE_COUNT
     assert found["tuning loss"] == min(found["tuning"])
     assert found["rate"] == found["rates"][found["tuning"].index(min(found["tuning"]))]

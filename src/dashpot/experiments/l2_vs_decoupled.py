@@ -133,12 +133,12 @@ def _adam_findings(data: dict[str, Any]) -> list[Finding]:
     rows = []
     for name, predicted in (("Adam", adam_shrinkage), ("AdamW", lambda scale: 1.0)):
         for index, scale in enumerate(SCALES):
-            statement = f"{name}: shrinkage per step in units of lr lambda, gradient sd {scale:g}"
+            statement = f"{name}: shrinkage per step over lr lambda, gradient sd {scale:g}"
             key = f"{name.lower()}-{scale:g}"
             rows.append(compared(key, statement, _column(data[name], index), predicted(scale), claim=1))
     for name, predicted in (("Adam", lambda scale: DECAY), ("AdamW", stationary_strength)):
         for index, scale in enumerate(STATIONARY_SCALES):
-            statement = f"{name}: equivalent L2 coefficient in the stationary state, gradient sd {scale:g}"
+            statement = f"{name}: stationary L2 coefficient, gradient sd {scale:g}"
             key = f"{name.lower()}-strength-{scale:g}"
             values = _column(data[f"{name} strength"], index)
             rows.append(compared(key, statement, values, predicted(scale), claim=1))
@@ -148,7 +148,7 @@ def _adam_findings(data: dict[str, Any]) -> list[Finding]:
 def _digits_findings(data: dict[str, Any]) -> list[Finding]:
     spread = [row[2] / row[0] for row in data["digits"]]
     mean, low, high = mean_interval(spread)
-    statement = "digits, Adam: 90 % quantile of the shrinkage over the weights, divided by the 10 % quantile (AdamW: 1)"
+    statement = "digits: 90 % over 10 % quantile of Adam's shrinkage over the weights"
     return [Finding("digits-spread", statement, mean, low, high, None, low > 1, claim=1)]
 
 
@@ -177,7 +177,7 @@ def _damping_findings(data: dict[str, Any]) -> list[Finding]:
             predicted = stability(recipe, curvature).spectral_radius
             assert predicted is not None
             damps = name == "no decay" or found < plain - 1e-6
-            statement = f"factor on the error per step, {mode} mode, {name} (beta .9, lr h = {curvature:g})"
+            statement = f"factor per step, {mode} mode (lr h = {curvature:g}), {name}"
             holds = abs(found - predicted) <= 1e-6
             limits = "" if damps else "coupled decay adds to the curvature and does not damp this mode"
             key = f"{mode}-{name.replace(' ', '-')}"
@@ -190,7 +190,7 @@ def _path_findings(data: dict[str, Any]) -> list[Finding]:
     rows = []
     for name in ("coupled", "change level"):
         found = data["paths"][name][-1]
-        statement = f"stationary point of a quadratic with minimum 1, curvature 1, rho .2, {name}"
+        statement = f"stationary point, minimum 1, curvature 1, rho .2, {name}"
         holds = abs(found - 1 / 1.2) < 1e-6
         rows.append(Finding(f"point-{name.replace(' ', '-')}", statement, found, found, found, 1 / 1.2, holds, claim=2))
     for zero, words in ((0.9, "zero = pole"), (0.0, "zero 0")):
@@ -198,7 +198,7 @@ def _path_findings(data: dict[str, Any]) -> list[Finding]:
         paths = [simulations.noise_free_path(recipes[name], 1.0, 60) for name in ("coupled", "change level")]
         found = max(abs(a - b) for a, b in zip(*paths, strict=True))
         limits = "" if zero else "the paths differ, since coupled decay passes through the filter"
-        statement = f"largest difference of the paths with coupled and change-level decay, rho' = rho/eta, {words}"
+        statement = f"largest difference of the paths with rho' = rho/eta, {words}"
         holds = found < 1e-12 if zero else found > 1e-3
         rows.append(Finding(f"paths-{zero:g}", statement, found, found, found, 0.0 if zero else None, holds, limits, 2))
     return rows

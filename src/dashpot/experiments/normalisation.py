@@ -18,8 +18,8 @@ from dashpot.experiments.progress import tracked
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
 
 SCALES = (0.01, 1.0, 100.0)
-LAWS = {"constant": 0.0, "sd proportional to sqrt(h)": 0.5, "sd proportional to h": 1.0}
-"""Laws of the gradient noise: the standard deviation is h^p."""
+LAWS = {"sd 1": 0.0, "sd sqrt(h)": 0.5, "sd h": 1.0}
+"""Laws of the gradient noise of the quadratics: the standard deviation is h^p for the curvature h."""
 CURVATURES = torch.logspace(-2, 0, 10, dtype=torch.float64)
 TUNING = (("tune", 0), ("tune", 1))
 """Seeds of the runs that choose the learning rate."""
@@ -109,6 +109,8 @@ def _digits(keys: Sequence[Any], steps: int) -> dict[str, Losses]:
     found = {}
     for direction, rate in tracked(middle.items(), "digits"):
         found[direction] = _tuned(partial(losses, direction=direction, eps=1e-8), rate)
+        if direction == SD:
+            continue
         values = EPS if direction != VARIANCE else [eps**2 for eps in EPS]
         tuned = [_tuned(partial(losses, direction=direction, eps=eps), rate) | {"eps": eps} for eps in values]
         found[f"{direction}, tuned eps"] = min(tuned, key=lambda item: item["tuning loss"])
@@ -140,7 +142,7 @@ def _scale_findings(data: dict[str, Any]) -> list[Finding]:
     rows = []
     for index, scale in enumerate(SCALES):
         values = [row[index] for row in data["steps"]]
-        statement = f"Adam: root mean square of the step divided by lr, white gradients with sd {scale:g}"
+        statement = f"Adam: root mean square of the step over lr, gradient sd {scale:g}"
         rows.append(compared(f"step-{scale:g}", statement, values, predicted))
     return rows
 
@@ -167,10 +169,10 @@ def _known_findings(data: dict[str, Any]) -> list[Finding]:
         low, high = mean_interval(logs)[1:]
         limits = {0.0: "both are proportional to the gradient", 0.5: "", 1.0: "(2) is worse for this noise"}[power]
         holds = {0.0: low <= 0 <= high, 0.5: high < 0, 1.0: low > 0}[power]
-        statement = f"final loss, known variance over known sd, noise: {law}"
+        statement = f"loss with known variance over loss with known sd, noise {law}"
         rows.append(_ratio_finding(f"known-{power:g}", statement, logs, claim=1, holds=holds, limits=limits))
     for law, power in LAWS.items():
-        statement = f"final loss, g/sd over g/rms (centred Adam over Adam), noise: {law}"
+        statement = f"loss of g/sd (centred Adam) over loss of g/rms (Adam), noise {law}"
         logs = ratio(data[law][SD], data[law][RMS])
         low, high = mean_interval(logs)[1:]
         rows.append(_ratio_finding(f"centred-{power:g}", statement, logs, claim=1, holds=low <= 0 <= high))
@@ -181,10 +183,10 @@ def _estimated_findings(data: dict[str, Any]) -> list[Finding]:
     """Compare estimated denominators from the first step, after collecting gradients, and on the digits."""
     rows = []
     for law, power in LAWS.items():
-        for suffix, words in (("", "from the first step"), (", later", f"after {WAITING} steps at rate 0")):
+        for suffix, words in (("", "from the first step"), (", later", f"after {WAITING} steps at lr 0")):
             logs = ratio(data[law][VARIANCE + suffix], data[law][RMS + suffix])
             key = f"quadratic-{power:g}{'-later' if suffix else ''}"
-            rows.append(_compared_directions(key, f"noisy quadratic, noise: {law}, {words}", logs))
+            rows.append(_compared_directions(key, f"noise {law}, {words}", logs))
     for suffix, words in (("", "eps = 1e-8"), (", tuned eps", "best of three eps")):
         logs = ratio(data["digits"][VARIANCE + suffix], data["digits"][RMS + suffix])
         rows.append(_compared_directions(f"digits{'-tuned' if suffix else ''}", f"digits, {words}", logs))
@@ -194,4 +196,4 @@ def _estimated_findings(data: dict[str, Any]) -> list[Finding]:
 def _compared_directions(name: str, problem: str, logs: Sequence[float]) -> Finding:
     low, high = mean_interval(logs)[1:]
     limits = "" if low > 0 else "(2) is better" if high < 0 else "no significant difference"
-    return _ratio_finding(name, f"final loss, (2) over (1), {problem}", logs, claim=2, limits=limits)
+    return _ratio_finding(name, f"loss of (2) over loss of (1), {problem}", logs, claim=2, limits=limits)

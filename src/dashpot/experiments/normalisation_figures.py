@@ -25,15 +25,15 @@ RATES_NOTE = (
     "method. Division by the variance from the first step has the narrowest range of good rates."
 )
 _ROWS = (
-    ("constant noise, known", "constant", "known variance", "known sd"),
-    ("constant noise", "constant", VARIANCE, RMS),
-    ("constant noise, later", "constant", f"{VARIANCE}, later", f"{RMS}, later"),
-    ("sd ~ sqrt(h), known", "sd proportional to sqrt(h)", "known variance", "known sd"),
-    ("sd ~ sqrt(h)", "sd proportional to sqrt(h)", VARIANCE, RMS),
-    ("sd ~ sqrt(h), later", "sd proportional to sqrt(h)", f"{VARIANCE}, later", f"{RMS}, later"),
-    ("sd ~ h, known", "sd proportional to h", "known variance", "known sd"),
-    ("sd ~ h", "sd proportional to h", VARIANCE, RMS),
-    ("sd ~ h, later", "sd proportional to h", f"{VARIANCE}, later", f"{RMS}, later"),
+    ("sd 1, known", "sd 1", "known variance", "known sd"),
+    ("sd 1", "sd 1", VARIANCE, RMS),
+    ("sd 1, later", "sd 1", f"{VARIANCE}, later", f"{RMS}, later"),
+    ("sd sqrt(h), known", "sd sqrt(h)", "known variance", "known sd"),
+    ("sd sqrt(h)", "sd sqrt(h)", VARIANCE, RMS),
+    ("sd sqrt(h), later", "sd sqrt(h)", f"{VARIANCE}, later", f"{RMS}, later"),
+    ("sd h, known", "sd h", "known variance", "known sd"),
+    ("sd h", "sd h", VARIANCE, RMS),
+    ("sd h, later", "sd h", f"{VARIANCE}, later", f"{RMS}, later"),
     ("digits, eps 1e-8", "digits", VARIANCE, RMS),
     ("digits, tuned eps", "digits", f"{VARIANCE}, tuned eps", f"{RMS}, tuned eps"),
 )
@@ -61,7 +61,7 @@ def ratio(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:
 
 def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw the loss against the learning rate for two laws of the noise and for the digits."""
-    names = {"sd proportional to sqrt(h)": "noise: sd ~ sqrt(h)", "sd proportional to h": "noise: sd ~ h"}
+    names = {"sd sqrt(h)": "noise: sd sqrt(h)", "sd h": "noise: sd h"}
     names["digits"] = "digits, eps 1e-8"
     figure, axes = style.new_figure("rates", 1, 3, size=(9.0, 3.4), ax=ax)
     for panel, (problem, title) in zip(axes, names.items(), strict=True):
