@@ -217,7 +217,7 @@ class Fixed(Schedule):
 def test_user_defined_schedule_is_a_limit():
     scaled = scale_batch(dp.SGD(weights(), lr=0.1, schedule=Halves() * Constant(0.5)), 10, 40)
     assert scaled.schedule == {"lr": Halves() * Constant(0.5)}
-    assert "user-defined and unchanged: divide its lengths in steps by 4" in scaled.limits[0]
+    assert "user-defined and unchanged: the same number of examples has 1/4 of the steps" in scaled.limits[0]
 
 
 def test_momentum_of_onecycle_is_converted():

@@ -39,16 +39,21 @@ def scale_schedules(schedules: Mapping[str, Schedule], scaling: Scaling, lr_fact
         if found is None:
             new[name] = schedule
             limits.append(
-                f"The schedule of {name}, {type(schedule).__name__}, is user-defined and unchanged: divide its lengths "
-                f"in steps by {scaling.ratio:.6g}."
+                f"The schedule of {name}, {type(schedule).__name__}, is user-defined and unchanged: the same "
+                f"number of examples has {_share(scaling.ratio)}."
             )
             continue
         new[name] = _values(name, found.schedule, scaling, lr_factor, limits)
         if new[name] != schedule:
             rounded = f"; rounded: {', '.join(found.rounded)}" if found.rounded else ""
-            reason = f"the same number of examples is 1/{scaling.ratio:.6g} of the steps{rounded}"
+            reason = f"the same number of examples has {_share(scaling.ratio)}{rounded}"
             changes.append(Change(f"schedule of {name}", schedule, new[name], reason))
     return ScaledSchedules(new, tuple(changes), limits)
+
+
+def _share(ratio: float) -> str:
+    """Return the number of steps for the same examples in words."""
+    return f"1/{ratio:.6g} of the steps" if ratio > 1 else f"{1 / ratio:.6g} times as many steps"
 
 
 def _values(name: str, schedule: Schedule, scaling: Scaling, lr_factor: float, limits: list[str]) -> Schedule:
