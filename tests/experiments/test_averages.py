@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from outcome_checks import check_outcome, check_page
 
 from dashpot import experiments
 from dashpot.experiments import averages
@@ -13,6 +14,10 @@ from dashpot.stages import Filter
 @pytest.fixture(scope="module")
 def outcome():
     return experiments.run("averages", seeds=2, quick=True)
+
+
+def test_outcome_is_consistent_and_its_figures_show_data(outcome):
+    check_outcome(outcome)
 
 
 def found(outcome, prefix):
@@ -59,7 +64,8 @@ def test_distance_to_the_curve_equals_the_prediction(outcome):
 
 
 @pytest.mark.slow
-def test_averages_full_run_holds_with_limits():
+def test_averages_full_run_holds_with_limits(tmp_path):
     outcome = experiments.run("averages")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert all(finding.holds for finding in outcome.findings)
+    check_page(outcome, tmp_path)

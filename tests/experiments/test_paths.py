@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from outcome_checks import check_outcome, check_page
 
 import dashpot as dp
 from dashpot import experiments
@@ -17,6 +18,10 @@ from dashpot.tasks.surfaces import quadratic
 @pytest.fixture(scope="module")
 def outcome():
     return experiments.run("paths", seeds=2, quick=True)
+
+
+def test_outcome_is_consistent_and_its_figures_show_data(outcome):
+    check_outcome(outcome)
 
 
 def found(outcome, prefix):
@@ -106,7 +111,8 @@ def test_newton_finds_as_many_extrema_as_saddles_in_two_dimensions():
 
 
 @pytest.mark.slow
-def test_paths_full_run_holds_with_limits():
+def test_paths_full_run_holds_with_limits(tmp_path):
     outcome = experiments.run("paths")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert [item.name for item in outcome.findings if not item.holds] == []
+    check_page(outcome, tmp_path)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from outcome_checks import check_outcome, check_page
 
 from dashpot import experiments
 from dashpot.experiments import rescaling
@@ -9,9 +10,17 @@ from dashpot.optimizers.torch_compatible import SGD
 
 
 @pytest.fixture(scope="module")
-def findings():
-    outcome = experiments.run("rescaling", seeds=2, quick=True)
+def outcome():
+    return experiments.run("rescaling", seeds=2, quick=True)
+
+
+@pytest.fixture(scope="module")
+def findings(outcome):
     return {item.name: item for item in outcome.findings}
+
+
+def test_outcome_is_consistent_and_its_figures_show_data(outcome):
+    check_outcome(outcome)
 
 
 def test_loss_equals_the_network():
@@ -57,7 +66,8 @@ def test_unchanged_rates_deviate(findings):
 
 
 @pytest.mark.slow
-def test_rescaling_full_run_holds_with_limits():
+def test_rescaling_full_run_holds_with_limits(tmp_path):
     outcome = experiments.run("rescaling", seeds=2)
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert [item.name for item in outcome.findings if not item.holds] == []
+    check_page(outcome, tmp_path)

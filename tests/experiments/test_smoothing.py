@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from outcome_checks import check_outcome, check_page
 
 from dashpot import experiments
 from dashpot.data import digits
@@ -10,9 +11,17 @@ from dashpot.experiments.rough_loss import rough_loss
 
 
 @pytest.fixture(scope="module")
-def findings():
-    outcome = experiments.run("smoothing", seeds=2, quick=True)
+def outcome():
+    return experiments.run("smoothing", seeds=2, quick=True)
+
+
+@pytest.fixture(scope="module")
+def findings(outcome):
     return {item.name: item for item in outcome.findings}
+
+
+def test_outcome_is_consistent_and_its_figures_show_data(outcome):
+    check_outcome(outcome)
 
 
 def test_gradient_equals_automatic_differentiation():
@@ -72,8 +81,9 @@ def test_filtered_gradient_is_closer_to_the_smoothed_loss_only_at_the_small_rate
 
 
 @pytest.mark.slow
-def test_smoothing_full_run_holds_with_limits():
+def test_smoothing_full_run_holds_with_limits(tmp_path):
     outcome = experiments.run("smoothing")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert [item.name for item in outcome.findings if not item.holds] == []
     assert outcome.claims == smoothing.CLAIMS
+    check_page(outcome, tmp_path)
