@@ -82,6 +82,8 @@ def recipes() -> dict[str, dp.Recipe]:
         "sgd-nesterov": dp.SGD(w, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, schedule=cosine).recipe,
         "nadam": dp.NAdam(w, momentum_decay=0.01).recipe,
         "rmsprop-centered": dp.RMSprop(w, centered=True, alpha=0.9, eps=0.1).recipe,
+        "adagrad": dp.Adagrad(w, lr_decay=0.1, initial_accumulator_value=0.5, weight_decay=0.1).recipe,
+        "esgd-0": dp.ESGD(w, version=0, lr_warmup=0.5).recipe,
         "qhadam": dp.QHAdam(w, betas=(0.9, 0.99), nus=(0.7, 0.8)).recipe,
         "centered-adam": dp.CenteredAdam(w, mean="direction", eps=0.1).recipe,
         "autosgm": dp.AutoSGM(w, numerator=2, beta_n=0.9, zero=0.3, decay="change", weight_decay=0.05).recipe,

@@ -69,6 +69,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         ),
         settings={
             "betas": [POLE, 0.999],
+            "curvatures of the quadratics": "ten from 0.01 to 1",
             "rates per method": RATE_COUNT,
             "ratio of rates": "sqrt(10)",
             "seeds for tuning": 2,
