@@ -184,6 +184,8 @@ def test_torch_optimizer_is_explained_as_its_counterpart(name):
     theirs = getattr(torch.optim, cls)(weights(), lr=0.01, weight_decay=0.1)
     ours = dp.explain(name, lr=0.01, weight_decay=0.1)
     assert dp.explain(theirs).to_dict() == ours.to_dict()
+    for owner in (dp, torch.optim):
+        assert dp.explain(getattr(owner, cls), lr=0.01, weight_decay=0.1).to_dict() == ours.to_dict()
 
 
 class OwnSGD(torch.optim.SGD):
@@ -193,7 +195,11 @@ class OwnSGD(torch.optim.SGD):
 @pytest.mark.parametrize(
     ("x", "settings", "message"),
     [
-        (3, {}, "explain: x must be a Recipe, an optimizer, a Schedule, or the name of a method or schedule, got 3."),
+        (
+            3,
+            {},
+            "an optimizer or its class, a Schedule, or the name of a method or schedule, got 3.",
+        ),
         ("adamx", {}, "Unknown method or schedule 'adamx': did you mean 'adam'?"),
         ("adamw", {"momentum": 0.9}, "AdamW: unknown argument 'momentum'"),
         ("adamw", {"lr": -1.0}, "AdamW: lr must be a number in [0, inf), got -1.0."),
@@ -204,7 +210,11 @@ class OwnSGD(torch.optim.SGD):
         ("adamw", {"batch_size": 2, "to_batch": 2}, "explain: to_batch must differ from batch_size, got 2 for both."),
         ("adamw", {"step": -1}, "explain: step must be None or an integer in [0, inf), got -1."),
         ("adamw", {"steps": 10}, "explain: steps must be None unless x is a schedule."),
-        (dp.Recipe(), {"lr": 0.1}, "explain: settings are accepted only with the name of a method, got lr."),
+        (dp.Recipe(), {"lr": 0.1}, "explain: settings are accepted only with a name or class of a method, got lr."),
+        (torch.optim.SGD, {"lr": -1.0}, "Invalid learning rate: -1.0"),
+        (torch.optim.SGD, {"beta": 0.5}, "unexpected keyword argument 'beta'"),
+        (OwnSGD, {"lr": 0.1}, "got test_explanation.OwnSGD."),
+        (int, {}, "explain: x must be a Recipe, an optimizer or its class"),
         (OwnSGD(weights(), lr=0.1), {}, "got test_explanation.OwnSGD."),
         (
             torch.optim.Adadelta(weights()),

@@ -39,9 +39,9 @@ def explain(
     stated in notes.
 
     Args:
-        x: A `Recipe`; a dashpot optimizer, or one of torch that has a counterpart, with all its groups;
-            the name of a method, such as "adamw"; a `Schedule` or a torch scheduler; or the name of a schedule, such as
-            "cosine:floor=0.1".
+        x: A `Recipe`; a dashpot optimizer, or one of torch that has a counterpart, with all its groups; the class of
+            such an optimizer, or the name of a method, such as "adamw"; a `Schedule` or a torch scheduler; or the name
+            of a schedule, such as "cosine:floor=0.1".
         curvature: Curvature h > 0 of the loss, at which damping and half-life are computed. For a method with a
             denominator d, it is h/d.
         noise: Variance > 0 of the gradient of one example, for the stationary variance at `curvature`.
@@ -50,7 +50,7 @@ def explain(
         step: Number of completed steps at which schedules are evaluated. Default: the present step of an optimizer, and
             for recipes and names the step with the highest learning rate.
         steps: Length of a schedule. Default: the number of steps that shows its shape; 1000 for names.
-        settings: Keyword arguments of a method that is given by its name; `lr` also applies to schedules.
+        settings: Keyword arguments of a method that is given by its name or class; `lr` also applies to schedules.
 
     Returns:
         The explanation. `print` shows sentences and a table, `save` writes a page or a figure, and `to_dict` returns

@@ -45,13 +45,14 @@ class Subject(NamedTuple):
 
 
 def subjects(x: Any, step: int | None, settings: Mapping[str, Any]) -> list[Subject]:
-    """Return the distinct recipes of a recipe, an optimizer, or a method given by name and settings."""
-    if isinstance(x, str):
-        optimizer = _optimizer(x, settings)
-        return _of_groups(optimizer, _peak_step(optimizer.schedule) if step is None else step)
-    if settings:
+    """Return the distinct recipes of a recipe, an optimizer, or a method with settings."""
+    if isinstance(x, str) or (isinstance(x, type) and issubclass(x, torch.optim.Optimizer)):
+        x = _optimizer(x, settings)
+        if step is None:
+            step = _peak_step(getattr(x, "schedule", {}))
+    elif settings:
         raise ArgumentError(
-            f"explain: settings are accepted only with the name of a method, got {', '.join(settings)}."
+            f"explain: settings are accepted only with a name or class of a method, got {', '.join(settings)}."
         )
     if isinstance(x, Recipe):
         return [_of_recipe(x, _peak_step(dict(x.schedule)) if step is None else step)]
@@ -60,20 +61,25 @@ def subjects(x: Any, step: int | None, settings: Mapping[str, Any]) -> list[Subj
     if isinstance(x, torch.optim.Optimizer):
         return _of_torch(x)
     raise ArgumentError(
-        f"explain: x must be a Recipe, an optimizer, a Schedule, or the name of a method or schedule, got {shown(x)}."
+        "explain: x must be a Recipe, an optimizer or its class, a Schedule, or the name of a method or schedule, "
+        f"got {shown(x)}."
     )
 
 
-def _optimizer(name: str, settings: Mapping[str, Any]) -> Optimizer:
-    """Create the optimizer of a method for a single weight; `pole` and `momentum` denote the same setting."""
-    family, variant = VARIANTS.get(name, (name, {}))
-    cls = METHODS[family].cls
-    own = constructor_arguments(cls)
-    aliases = {a: b for a, b in (("momentum", "pole"), ("pole", "momentum")) if a not in own and b in own}
+def _optimizer(method: str | type, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Create an optimizer for a single weight; `pole` and `momentum` denote the same setting of dashpot's classes."""
+    family, variant = VARIANTS.get(method, (method, {})) if isinstance(method, str) else (method, {})
+    cls: Any = METHODS[family].cls if isinstance(family, str) else family
+    aliases: dict[str, str] = {}
+    if issubclass(cls, Optimizer):
+        own = constructor_arguments(cls)
+        aliases = {a: b for a, b in (("momentum", "pole"), ("pole", "momentum")) if a not in own and b in own}
     given = {**variant, **{aliases.get(key, key): value for key, value in settings.items()}}
     try:
         return cls([torch.zeros(1, requires_grad=True)], **given)
-    except TypeError as error:
+    except ArgumentError:
+        raise
+    except (TypeError, ValueError) as error:
         raise ArgumentError(str(error)) from error
 
 
