@@ -38,7 +38,7 @@ def distance(one: Hue, two: Hue, theme: str, vision: str) -> float:
 
 
 # A CIELAB distance of 2.3 is just noticeable; lines require a distance several times larger.
-LEAST = 12
+LEAST = 15
 
 
 @pytest.mark.parametrize("vision", VISION)

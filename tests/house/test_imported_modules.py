@@ -1,4 +1,4 @@
-"""Modules loaded by `import dashpot`: only torch, numpy and the standard library."""
+"""Modules loaded by imports of `dashpot`, its schedules and figures: only torch, numpy and the standard library."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ SCRIPT = """
 import json, sys
 import numpy, torch
 before = set(sys.modules)
-import dashpot
+import dashpot, dashpot.figures, dashpot.schedules
 print(json.dumps({"new": sorted(set(sys.modules) - before), "all": sorted(sys.modules)}))
 """
 
