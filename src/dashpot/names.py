@@ -152,6 +152,10 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.averages:run",
         "Moving averages of noisy points: noise, delay, initial bias and its corrections.",
     ),
+    "clipping": ExperimentName(
+        "dashpot.experiments.clipping:run",
+        "An exploding recurrent network, diagnosed and cured by clipping, and a step across a cliff.",
+    ),
     "convergence": ExperimentName(
         "dashpot.experiments.convergence:run",
         "Rates that vanish and rates that do not, three counterexamples, and the physicist's argument.",
