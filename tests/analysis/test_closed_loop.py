@@ -24,7 +24,7 @@ def radius(family, s):
     return spectral_radius(roots(family.at(s)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(pole=poles, zero=zeros, shrink=shrinks)
 def test_closed_form_equals_crossings_of_roots(pole, zero, shrink):
     family = by_product(RationalFilter((zero,), (pole,)), shrink)

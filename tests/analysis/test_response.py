@@ -138,7 +138,7 @@ def test_response_of_user_stage_gives_the_reason():
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (dp.SGD.recipe_for(), "No memory: the direction is the gradient of the step times 1."),
+        (dp.SGD.recipe_for(), "No memory: the direction is the latest gradient."),
         (dp.AdamW.recipe_for(), "as noisy as the mean of 19 gradients"),
         (dp.Filter(0.6, 0.8), "amplifies noise relative to a constant gradient"),
     ],
@@ -155,7 +155,7 @@ def test_to_dict_is_json_with_complex_roots():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: response("adam"), "recipe must be a Recipe, a Filter or a RationalFilter, got 'adam'"),
+        (lambda: response("adam"), "recipe must be a Recipe, .* or a RationalFilter, got 'adam'"),
         (lambda: response(RationalFilter((), (1.1,))), "poles must be inside the unit circle, got 1.1"),
         (lambda: response(dp.Filter()).impulse(-1), r"impulse: n must be an integer in \[0, inf\), got -1"),
         (lambda: response(dp.Filter()).step(1.5), r"step: n must be an integer in \[0, inf\), got 1.5"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dashpot.analysis.equivalents import Equivalent, equivalents
 from dashpot.analysis.linear_form import LinearForm, linear_form
+from dashpot.analysis.points import finite_array
 from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.result import Analysis, Quantity, text_of
 from dashpot.constraints import Interval, check, shown
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SETTLED = 0.01  # relative distance from the final value at which a step response counts as settled
+_HORIZONS = (
+    "step from which the response to a constant gradient is within 1 % of dc_gain",
+    "step from which, without bias correction, the response to a constant gradient is within 1 % of dc_gain",
+)
 _COUNT = Interval(0, math.inf, "left", integer=True)
 
 
@@ -43,7 +48,8 @@ class Response(Analysis):
         time_constant: Steps in which the memory of a gradient decays to 1/e, -1/ln |largest pole|.
         averaged_samples: Number of samples whose mean has the same noise, dc_gain^2/noise_gain.
         debias_horizon: First step from which the step response without bias correction remains within 1 % of its
-            final value. Bias correction changes the output by more than 1 % only before this step.
+            final value. With "exact" bias correction, the output for a constant gradient is corrected by more than 1 %
+            only before this step.
         reasons: Reasons why the filter is undefined, as sentences.
     """
 
@@ -99,9 +105,9 @@ class Response(Analysis):
         """Return the complex frequency response H(exp(j omega)), with omega in radians per step.
 
         Raises:
-            ArgumentError: If the filter is undefined.
+            ArgumentError: If omega is not finite, or the filter is undefined.
         """
-        return self._filter("at").at(omega)
+        return self._filter("at").at(finite_array("at", "omega", omega))
 
     def equivalents(self, batch: int | None = None) -> dict[str, Equivalent]:
         """Return the settings with the same filter and effective learning rate in other parametrizations.
@@ -135,7 +141,8 @@ class Response(Analysis):
         if self.form.filter is None:
             return " ".join(f"Undefined: {text}" for text in self.reasons)
         if self.form.filter.reduced().order == 0:
-            return f"No memory: the direction is the gradient of the step times {text_of(self.gain)}."
+            factor = "" if self.gain == 1 else f", times {text_of(self.gain)}"
+            return f"No memory: the direction is the latest gradient{factor}."
         memory = f"The memory of a gradient decays to 1/e in {text_of(self.time_constant)} steps"
         if self.averaged_samples is None or self.averaged_samples < 1:
             return f"{memory}; the filter amplifies noise relative to a constant gradient."
@@ -153,7 +160,7 @@ class Response(Analysis):
             ("dc_gain", "response to a constant gradient of 1"),
             ("noise_gain", "variance of the output for noise of variance 1"),
             ("half_power", "frequency of half the power at frequency 0, in radians per step"),
-            ("debias_horizon", "step from which bias correction changes less than 1 %"),
+            ("debias_horizon", _HORIZONS[self.form.correction != "none"]),
             ("gain", "weight of the newest gradient"),
         ]
         items = [Quantity(name, getattr(self, name), meaning) for name, meaning in rows]

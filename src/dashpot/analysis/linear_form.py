@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashpot.analysis.rational_filter import RationalFilter
+from dashpot.analysis.recipe_argument import recipe_of
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.recipes import momentum_forms
@@ -36,6 +37,9 @@ from dashpot.stages import (
 )
 from dashpot.stages.filter import unit_gain
 from dashpot.utils.scalars import is_number, read
+
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Range of positive numbers in which no product of a closed form overflows or is rounded to 0."""
 
 _NADAM_DECAY = -math.log(0.96)  # NesterovMoment: 0.96^(t momentum_decay)
 
@@ -93,7 +97,7 @@ def linear_form(recipe: Any, owner: str = "linear_form", step: int | None = None
     """Return the linear form of a recipe, a filter stage or a rational filter.
 
     Args:
-        recipe: A recipe, or a filter, which has a rate of 1.
+        recipe: A recipe, an optimizer whose groups have the same recipe, or a filter, which has a rate of 1.
         owner: Name of the calling function, for error messages.
         step: Number of completed steps at which schedules are evaluated. None: settings without their schedules.
 
@@ -101,21 +105,31 @@ def linear_form(recipe: Any, owner: str = "linear_form", step: int | None = None
         ArgumentError: If `recipe` has another type, or a setting is not readable as a number.
     """
     if isinstance(recipe, RationalFilter):
-        return LinearForm(recipe, 1.0)
-    if isinstance(recipe, (Filter, NesterovMoment)):
-        recipe = Recipe(recipe, lr=1.0)
-    if not isinstance(recipe, Recipe):
-        raise ArgumentError(
-            f"{owner}: recipe must be a Recipe, a Filter or a RationalFilter, got {shown(recipe)}; "
-            "an optimizer has its recipe in the attribute `recipe`."
-        )
+        return _within_range(LinearForm(recipe, 1.0))
+    recipe, conditions = recipe_of(owner, recipe)
     numbers, factor, limits = _evaluated(recipe, owner, step)
     walk = _Walk(
-        rate=float(numbers.lr) * factor, factor=factor, filter_limits=limits, t=None if step is None else step + 1
+        rate=float(numbers.lr) * factor,
+        factor=factor,
+        filter_limits=limits,
+        limits=conditions,
+        t=None if step is None else step + 1,
     )
     for stage in numbers.active():
         _READERS.get(type(stage), _unknown)(walk, stage)
-    return walk.form()
+    return _within_range(walk.form())
+
+
+def _within_range(form: LinearForm) -> LinearForm:
+    """Return a form without its filter if products of its numbers may overflow."""
+    if form.filter is None:
+        return form
+    gain, roots = abs(form.filter.gain), (*form.filter.zeros, *form.filter.poles)
+    decays = form.coupled_decay, form.fixed_shrink, form.shrink_per_rate
+    if max(map(abs, (gain, *roots, *decays))) <= LARGEST and (gain == 0 or gain >= SMALLEST):
+        return form
+    reason = f"A gain, zero or decay has a magnitude outside [{SMALLEST:g}, {LARGEST:g}]."
+    return dataclasses.replace(form, filter=None, reasons=(*form.reasons, reason))
 
 
 def _evaluated(recipe: Recipe, owner: str, step: int | None) -> tuple[Recipe, float, list[str]]:
@@ -155,6 +169,7 @@ class _Walk:
     decoupled_decay: float = 0.0
     denominators: list[Stage] = dataclasses.field(default_factory=list)
     filter_first: bool = True
+    negated: bool = False
     correction: str = "none"
 
     def undefined(self, reason: str) -> None:
@@ -204,8 +219,8 @@ def _nesterov_moment(walk: _Walk, stage: NesterovMoment) -> None:
 
 
 def _coupled_decay(walk: _Walk, stage: CoupledDecay) -> None:
-    if walk.filters or walk.denominators or walk.change_decay:
-        walk.undefined("CoupledDecay after a filter or denominator replaces the direction by the gradient.")
+    if walk.filters or walk.denominators or walk.change_decay or walk.negated:
+        walk.undefined("CoupledDecay after a stage that changes the direction replaces the direction by the gradient.")
     walk.coupled_decay += float(stage.weight_decay)
 
 
@@ -262,6 +277,8 @@ def _rate_decay(walk: _Walk, stage: RateDecay) -> None:
 
 
 def _scale_rate(walk: _Walk, share: float) -> None:
+    """Scale the rate; an earlier decoupled decay keeps the rate before this stage."""
+    walk.decoupled_decay /= share
     walk.rate = None if walk.rate is None else walk.rate * share
 
 
@@ -282,7 +299,7 @@ def _clip(walk: _Walk, stage: Stage) -> None:
 
 def _negate(walk: _Walk, stage: Negate) -> None:
     del stage
-    walk.change_decay = -walk.change_decay
+    walk.negated, walk.change_decay = True, -walk.change_decay
     if walk.filter is not None:
         walk.filter = walk.filter * RationalFilter(gain=-1.0)
     walk.limits.append("Negate reverses the direction: the method maximizes unless the gradient is negated as well.")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.analysis import modes
 from dashpot.analysis.closed_loop import by_product, by_rate, roots, spectral_radius, stable_range
-from dashpot.analysis.linear_form import LinearForm, linear_form
+from dashpot.analysis.linear_form import LARGEST, SMALLEST, LinearForm, linear_form
 from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.result import Analysis, Quantity, text_of
-from dashpot.constraints import POSITIVE, Optional, check
+from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_RANGE = Interval(SMALLEST, LARGEST, "both")
 
 
 @dataclass(frozen=True, repr=False)
@@ -168,6 +170,7 @@ def stability(
         4.33
     """
     check("stability", "curvature", curvature, Optional(POSITIVE))
+    check_range("stability", "curvature", curvature)
     form = linear_form(recipe, "stability", step)
     check_denominator("stability", form, denominator)
     number = None if curvature is None else float(curvature)
@@ -189,17 +192,24 @@ def stability_of(form: LinearForm, curvature: float | None, denominator: float |
         return Stability(**known, reasons=reasons)
     bounds = stable_range(by_product(section, form.shrink))
     known |= {"largest_product": bounds[1] if bounds else 0.0, **_deadbeat(section, form.shrink)}
-    if not form.rate:
+    rate = usable_rate(form)
+    if rate is None:
         return Stability(**known, reasons=reasons)
-    known |= _at_rate(form, section, form.rate, form.shrink, denominator)
+    known |= _at_rate(form, section, rate, form.shrink, denominator)
     if total is not None:
-        known |= _at_curvature(section, form.rate * total, form.shrink, bounds)
+        known |= _at_curvature(section, rate * total, form.shrink, bounds)
     return Stability(**known, reasons=reasons)
+
+
+def check_range(owner: str, name: str, value: float | None) -> None:
+    """Raise `ArgumentError` for a positive number of a magnitude at which products may overflow."""
+    check(owner, name, value, Optional(_RANGE))
 
 
 def check_denominator(owner: str, form: LinearForm, denominator: float | None) -> None:
     """Raise `ArgumentError` if `denominator` is not positive, or the recipe has no denominator."""
     check(owner, "denominator", denominator, Optional(POSITIVE))
+    check_range(owner, "denominator", denominator)
     if denominator is not None and not form.adaptive:
         raise ArgumentError(f"{owner}: denominator must be None for a recipe without a denominator.")
 
@@ -212,8 +222,15 @@ def undefined(form: LinearForm) -> tuple[str, ...]:
     if form.filter is not None and not form.filter.is_stable:
         found.append("The filter is unstable: a pole is outside the open unit disc.")
     if form.rate == 0:
-        found.append("The learning rate is 0, so that the weight does not change.")
+        found.append("The learning rate is 0, so that gradients do not change the weight.")
+    if form.rate and usable_rate(form) is None:
+        found.append(f"The learning rate {text_of(form.rate)} is outside [{SMALLEST:g}, {LARGEST:g}].")
     return tuple(found)
+
+
+def usable_rate(form: LinearForm) -> float | None:
+    """Return the learning rate; None if it is undefined, 0, or of a magnitude at which products may overflow."""
+    return form.rate if form.rate and SMALLEST <= form.rate <= LARGEST else None
 
 
 def _preconditioned(form: LinearForm, denominator: float | None) -> bool:

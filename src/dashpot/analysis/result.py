@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+NOTES = ("reasons", "limits")
+"""Quantities that are lists of sentences. The summary contains the reasons."""
+
+
 class Quantity(NamedTuple):
     """A number of an analysis.
 
@@ -48,20 +52,29 @@ class Analysis(ABC):
         return {"summary": self.summary(), **{item.name: item.value for item in self.quantities()}}
 
     def __str__(self) -> str:
-        """Return the summary, and a table of the quantities."""
-        rows = [(item.name, text_of(item.value), item.meaning) for item in self.quantities()]
+        """Return the summary, a table of the defined quantities, and the conditions of the result."""
+        rows, notes = self._rows()
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
         lines = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {meaning}".rstrip() for name, value, meaning in rows]
-        return "\n".join([self.summary(), "", *lines])
+        blocks = [self.summary(), "\n".join(lines), "\n".join(f"  - {note}" for note in notes)]
+        return "\n\n".join(block for block in blocks if block)
+
+    def _rows(self) -> tuple[list[tuple[str, str, str]], list[str]]:
+        """Return the rows of the printed table, without undefined quantities, and the conditions of the result."""
+        items = {item.name: item for item in self.quantities() if item.value is not None and item.value != []}
+        notes = items["limits"].value if "limits" in items else []
+        table = [item for name, item in items.items() if name not in NOTES]
+        return [(item.name, text_of(item.value), item.meaning) for item in table], list(notes)
 
     def __repr__(self) -> str:
         """Return the same as `str`, for interactive sessions."""
         return str(self)
 
     def _repr_html_(self) -> str:
-        """Return the summary and the table for notebooks."""
-        rows = [(item.name, text_of(item.value), item.meaning) for item in self.quantities()]
-        return page_part(element("p", escape(self.summary())) + table(["number", "value", "meaning"], rows))
+        """Return the summary, the table and the conditions for notebooks."""
+        rows, notes = self._rows()
+        parts = [element("p", escape(self.summary())), table(["number", "value", "meaning"], rows) if rows else ""]
+        return page_part("".join([*parts, *(element("p", escape(note), "opacity:.7") for note in notes)]))
 
 
 def text_of(value: Any) -> str:

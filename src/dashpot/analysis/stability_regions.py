@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from dashpot.analysis.closed_loop import by_product, stable_range
 from dashpot.analysis.linear_form import LinearForm, linear_form
-from dashpot.analysis.quadratic_stability import check_denominator, critical_product, total_curvature, undefined
+from dashpot.analysis.quadratic_stability import (
+    check_denominator,
+    check_range,
+    critical_product,
+    total_curvature,
+    usable_rate,
+)
 from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.result import Analysis, Quantity, text_of
 from dashpot.constraints import POSITIVE, OneOf, Optional, check
@@ -112,6 +118,7 @@ def stability_region(
         ((0.9, 1.0), array([2.]))
     """
     check("stability_region", "curvature", curvature, Optional(POSITIVE))
+    check_range("stability_region", "curvature", curvature)
     check("stability_region", "axes", axes, OneOf(_AXES))
     form = linear_form(recipe, "stability_region", step)
     check_denominator("stability_region", form, denominator)
@@ -122,8 +129,7 @@ def region_of(form: LinearForm, curvature: float | None, axes: str, denominator:
     """Return the region of a linear form."""
     point = None if form.filter is None else form.filter.first_order
     if point is None or point[2] <= 0:
-        reasons = " ".join(undefined(form)) or "The order of the filter is above 1, or its gain is not positive."
-        raise ArgumentError(f"stability_region: the recipe must have a filter of first order. {reasons}")
+        raise ArgumentError(f"stability_region: the recipe must have a filter of first order. {_obstacle(form)}")
     product = _product(form, curvature, denominator)
     shrink = form.shrink or 0.0
     poles = np.linspace(min(0.0, 1.1 * point[0]), max(_LARGEST_POLE, (1 + point[0]) / 2), _POLES)
@@ -132,11 +138,21 @@ def region_of(form: LinearForm, curvature: float | None, axes: str, denominator:
     return _over_zeros(poles, point, shrink, product)
 
 
+def _obstacle(form: LinearForm) -> str:
+    """Return the reason why a form has no region of first-order settings."""
+    if form.filter is None:
+        return " ".join(form.reasons)
+    if form.filter.first_order is None:
+        return f"The filter has order {form.filter.order}."
+    return "The gain of the filter is not positive."
+
+
 def _product(form: LinearForm, curvature: float | None, denominator: float | None) -> float | None:
     """Return rate (h + coupled decay)/d, or None if one of them is unknown."""
-    if curvature is None or not form.rate:
+    rate = usable_rate(form)
+    if curvature is None or rate is None:
         return None
-    return form.rate * total_curvature(form, curvature, denominator)
+    return rate * total_curvature(form, curvature, denominator)
 
 
 def _over_products(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dashpot.analysis.linear_form import LinearForm, linear_form
-from dashpot.analysis.quadratic_stability import check_denominator, stability_of, total_curvature, undefined
+from dashpot.analysis.points import finite_array
+from dashpot.analysis.quadratic_stability import (
+    check_denominator,
+    check_range,
+    stability_of,
+    total_curvature,
+    undefined,
+    usable_rate,
+)
 from dashpot.analysis.result import Analysis, Quantity, text_of
 from dashpot.analysis.rms_denominator import missing_reason, rms_denominator
 from dashpot.analysis.stationary_gain import variance_gain
@@ -71,11 +78,12 @@ class Temperature(Analysis):
         It is exact on a quadratic with Gaussian noise of any rate, and equals the Gibbs density with `temperature`.
 
         Raises:
-            ArgumentError: If there is no stationary distribution.
+            ArgumentError: If w is not finite, or there is no stationary distribution.
         """
         variance = self._defined("density", self.variance)
-        points = np.asarray(w, dtype=float)
-        return np.exp(-(points**2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+        points = finite_array("density", "w", w) / math.sqrt(variance)
+        with np.errstate(over="ignore"):  # the density is 0
+            return np.exp(-(points**2) / 2) / math.sqrt(2 * math.pi * variance)
 
     def gibbs(self, loss: Callable[[NDArray[np.float64]], ArrayLike], w: ArrayLike) -> NDArray[np.float64]:
         """Return the Gibbs density exp(-loss(w)/T)/Z of any loss of one weight, with the temperature of small rates.
@@ -88,13 +96,16 @@ class Temperature(Analysis):
             w: Increasing weights that cover the region of low loss; Z is a trapezoidal sum over them.
 
         Raises:
-            ArgumentError: If the temperature is undefined, or w has fewer than two increasing numbers.
+            ArgumentError: If the temperature is undefined, w has fewer than two increasing numbers, or `loss` does not
+                return a finite number for each of them.
         """
         temperature = self._defined("gibbs", self.small_rate_temperature)
-        points = np.asarray(w, dtype=float)
+        points = finite_array("gibbs", "w", w)
         if points.ndim != 1 or len(points) < 2 or not (np.diff(points) > 0).all():
             raise ArgumentError("gibbs: w must be an increasing sequence of at least two numbers.")
-        losses = np.asarray(loss(points), dtype=float)
+        losses = finite_array("gibbs", "loss(w)", loss(points))
+        if losses.shape != points.shape:
+            raise ArgumentError(f"gibbs: loss(w) must have the shape {points.shape} of w, got {losses.shape}.")
         weights = np.exp(-(losses - losses.min()) / temperature)
         total = float(np.sum((weights[1:] + weights[:-1]) / 2 * np.diff(points)))
         return weights / total
@@ -106,14 +117,21 @@ class Temperature(Analysis):
 
     def summary(self) -> str:
         """Return the variance and temperature in one to three sentences."""
-        if self.variance is None or self.temperature is None or self.small_rate_temperature is None:
-            return " ".join(f"Undefined: {text}" for text in self.reasons)
-        ratio = self.temperature / self.small_rate_temperature
-        return (
-            f"The weight fluctuates around the minimum with variance {text_of(self.variance)}; the mean excess loss is "
-            f"{text_of(self.excess_loss)}. The temperature is {text_of(self.temperature)}, {ratio:.4g} times its limit "
-            "for small rates."
-        )
+        parts = [self._fluctuation(), self._heat(), *(f"Undefined: {text}" for text in self.reasons)]
+        return " ".join(part for part in parts if part)
+
+    def _fluctuation(self) -> str:
+        if self.variance is None:
+            return ""
+        text = f"The weight fluctuates around the minimum with variance {text_of(self.variance)}"
+        return f"{text}; the mean excess loss is {text_of(self.excess_loss)}."
+
+    def _heat(self) -> str:
+        if self.temperature is None or self.small_rate_temperature is None:
+            return ""
+        ratio = text_of(self.temperature / self.small_rate_temperature)
+        limit = "equal to its limit" if ratio == "1" else f"{ratio} times its limit"
+        return f"The temperature is {text_of(self.temperature)}, {limit} for small rates."
 
     def quantities(self) -> list[Quantity]:
         """Return the numbers of the result, most important first."""
@@ -181,8 +199,9 @@ def temperature(
         >>> round(result.excess_loss, 5), round(result.small_rate_temperature, 5)
         (0.00505, 0.01)
     """
-    check("temperature", "curvature", curvature, POSITIVE)
-    check("temperature", "noise", noise, POSITIVE)
+    for name, value in (("curvature", curvature), ("noise", noise)):
+        check("temperature", name, value, POSITIVE)
+        check_range("temperature", name, value)
     check("temperature", "batch", batch, Interval(1, math.inf, "left", integer=True))
     form = linear_form(recipe, "temperature", step)
     problem = _Problem(form, float(curvature), float(noise), int(batch))
@@ -206,25 +225,26 @@ class _Problem(NamedTuple):
 def _at_denominator(problem: _Problem, denominator: float | None) -> Temperature:
     form, curvature, noise, batch = problem
     behaviour = stability_of(form, curvature, denominator)
-    if form.filter is None or not form.rate or behaviour.stable is None:
+    rate = usable_rate(form)
+    if form.filter is None or rate is None or behaviour.stable is None:
         return Temperature(*problem, denominator, reasons=behaviour.reasons)
     d = 1.0 if denominator is None else denominator
-    effective = form.rate * form.filter.dc_gain / d
-    small = effective * noise / batch / 2
+    effective = rate * form.filter.dc_gain / d
+    small = effective * noise / batch / 2 if effective > 0 else None
     if not behaviour.stable:
         reason = f"There is no stationary distribution at {behaviour.unit} {text_of(curvature)}: {behaviour.regime}."
         return Temperature(*problem, denominator, None, None, None, small, effective, effective, (reason,))
     shrink = form.shrink or 0.0
-    product = form.rate * total_curvature(form, curvature, denominator)
-    if shrink == 0 and abs(product * form.filter.gain) < sys.float_info.min:
-        reason = "The learning rate times the curvature is too small for double precision."
-        return Temperature(*problem, denominator, None, None, None, small, effective, effective, (reason,))
+    product = rate * total_curvature(form, curvature, denominator)
     gain = variance_gain(form.filter.reduced(), product, shrink)
-    variance = gain * (form.rate / d) * (form.rate / d) * noise / batch  # the square of a small rate would be 0
+    variance = gain * (rate / d) ** 2 * noise / batch
     # Decoupled decay adds the potential (shrink/effective_lr) w^2/2 to the loss, and coupled decay (decay) w^2/2.
     decay = 0.0 if form.adaptive and denominator is None else form.coupled_decay
-    energy = curvature + decay + (shrink / effective if effective else 0.0)
     loss = curvature * variance / 2
+    if small is None:
+        reason = "The gradients have a negative total weight, or 0: there is no Gibbs density with this variance."
+        return Temperature(*problem, denominator, variance, loss, None, None, effective, effective, (reason,))
+    energy = curvature + decay + shrink / effective
     return Temperature(*problem, denominator, variance, loss, energy * variance, small, effective, effective)
 
 
