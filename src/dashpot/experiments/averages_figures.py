@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dashpot.figures import color, label_lines, new_figure, tag
+from dashpot.figures import color, new_figure, tag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def points(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
         lines = {"zero start": 1, "corrected": 0}
         for name, index in lines.items():
             line = panel.plot(shown["x"], shown[name][beta], color=color(index), label=name)[0]
-            tag(line, f"{name.replace(' ', '-')}-{beta.replace('.', '')}", f"{name}, beta {beta}")
+            tag(line, name.replace(" ", "-"), name)
         panel.set_title(f"beta {beta}")
     axes[0].legend()
     return figure
@@ -70,5 +70,5 @@ def start(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
         panel.set_xlabel("step t")
     axes[0].set_ylabel("average of the constant 1")
     axes[1].set_ylabel("weight of the newest point")
-    label_lines(axes[1])
+    axes[1].legend()
     return figure

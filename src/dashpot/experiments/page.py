@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from dashpot.figures import Page, Section
 
 
+NARROW_TABLES = """<style>@media screen and (max-width: 40rem) {
+.findings table, .findings thead, .findings tbody { display: block; width: 100%; }
+.findings tr { display: grid; border-bottom: 1px solid var(--grid); }
+.findings tr { grid-template-columns: minmax(0, 2fr) minmax(0, 1.2fr) minmax(0, 1fr); }
+.findings tr > * { padding-left: 0; text-align: left; white-space: normal; border-bottom: none; }
+.findings th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
+.findings thead th:first-child { display: none; }
+}</style>"""
+"""Style that places the quantity above its numbers on narrow screens."""
+
+
 def write_page(outcome: Outcome, path: str | Path, *, command: str | None = None) -> Path:
     """Write the page of an experiment as one HTML file, atomically; an existing file is replaced.
 
@@ -73,13 +84,14 @@ def _claim(outcome: Outcome, index: int) -> str:
     """Return a claim, its verdict, its measurements and their limits."""
     from dashpot.figures import html_table
 
-    text = f"<blockquote>{html.escape(outcome.claims[index].text)}</blockquote>"
+    text = NARROW_TABLES if index == 0 else ""
+    text += f"<blockquote>{html.escape(outcome.claims[index].text)}</blockquote>"
     found = [finding for finding in outcome.findings if finding.claim == index]
     if not found:
         return text
     verdict = f"<p>Verdict: <strong>{verdict_of(found)}</strong>.</p>"
     rows = ([cell.replace("± ", "±\u00a0") for cell in finding_cells(finding)] for finding in found)
-    table = html_table(HEADER, rows)
+    table = f'<div class="findings">{html_table(HEADER, rows)}</div>'
     items = "".join(f"<li>{html.escape(text)}</li>" for text in limit_texts(found))
     return text + verdict + table + (f"<p>Limits:</p><ul>{items}</ul>" if items else "")
 
