@@ -82,6 +82,21 @@ def test_schedule_html_contains_a_curve_within_its_frame(name):
     assert words(schedule).endswith(repr(schedule))
 
 
+@dataclass(frozen=True)
+class OwnFields(schedules.Schedule):
+    parts: tuple[str, ...] = ("a", "b")
+    milestones: tuple[str, ...] = ("x",)
+    steps: str = "many"
+
+    def _at(self, step):
+        return 1.0
+
+
+def test_schedule_html_of_a_user_defined_schedule_with_other_fields():
+    assert words(OwnFields()).endswith(repr(OwnFields()))
+    assert span(OwnFields()) == 100
+
+
 def test_schedule_html_without_values_is_the_repr():
     assert words(Failing()) == "Failing()"
     assert words(schedules.Exponential(1e200)).endswith("Exponential(factor=1e+200)")

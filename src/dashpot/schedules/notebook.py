@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from dashpot.schedules.combine import Product, Sequence
 from dashpot.schedules.cycle import Cyclic
-from dashpot.schedules.decay import Exponential, InverseTime, StepDecay
+from dashpot.schedules.decay import Exponential, InverseTime, MultiStep, StepDecay
 from dashpot.schedules.ramp import CosineRestarts, ExponentialWarmup
 from dashpot.schedules.window import Window
 from dashpot.utils.html import element, escape
@@ -32,19 +33,19 @@ def span(schedule: Schedule) -> int:
     >>> span(Sequence((LinearWarmup(10), Cosine(90)), milestones=(10,))), span(Cyclic(up=20)), span(Constant())
     (100, 79, 100)
     """
-    values = vars(schedule)
-    parts, milestones = values.get("parts"), values.get("milestones")
-    if milestones:
-        return milestones[-1] + (span(parts[-1]) if parts else max(1, milestones[-1] // 4))
-    if parts:
-        return max(map(span, parts))
+    if isinstance(schedule, Sequence):
+        return schedule.milestones[-1] + span(schedule.parts[-1])
+    if isinstance(schedule, Product):
+        return max(map(span, schedule.parts))
+    if isinstance(schedule, MultiStep):
+        return schedule.milestones[-1] + max(1, schedule.milestones[-1] // 4)
     if isinstance(schedule, Window):
         return 2 * schedule.steps - 1
     if isinstance(schedule, CosineRestarts):
         return schedule.first * (1 + schedule.mult) - 1
     if isinstance(schedule, Cyclic):
         return 2 * (schedule.up + (schedule.down or schedule.up)) - 1
-    steps = values.get("steps") or _tenfold(schedule)
+    steps = getattr(schedule, "steps", None) or _tenfold(schedule)
     return steps if isinstance(steps, int) and 0 < steps <= _LONGEST else _WITHOUT_LENGTH
 
 
