@@ -39,14 +39,17 @@ def span(schedule: Schedule) -> int:
         return max(map(span, schedule.parts))
     if isinstance(schedule, MultiStep):
         return schedule.milestones[-1] + max(1, schedule.milestones[-1] // 4)
+    steps = _two_periods(schedule) or getattr(schedule, "steps", None) or _tenfold(schedule)
+    return steps if isinstance(steps, int) and 0 < steps <= _LONGEST else _WITHOUT_LENGTH
+
+
+def _two_periods(schedule: Schedule) -> int | None:
+    """Return the number of steps of two periods without the last, or None for a schedule without a period."""
     if isinstance(schedule, Window):
         return 2 * schedule.steps - 1
     if isinstance(schedule, CosineRestarts):
         return schedule.first * (1 + schedule.mult) - 1
-    if isinstance(schedule, Cyclic):
-        return 2 * (schedule.up + (schedule.down or schedule.up)) - 1
-    steps = getattr(schedule, "steps", None) or _tenfold(schedule)
-    return steps if isinstance(steps, int) and 0 < steps <= _LONGEST else _WITHOUT_LENGTH
+    return 2 * (schedule.up + (schedule.down or schedule.up)) - 1 if isinstance(schedule, Cyclic) else None
 
 
 def _tenfold(schedule: Schedule) -> int | None:
