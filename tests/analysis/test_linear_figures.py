@@ -35,6 +35,26 @@ def test_inline_svg_has_series_and_is_small():
     assert len(text) < 30_000
 
 
+def texts(panel):
+    return [text.get_text() for text in panel.texts]
+
+
+def test_areas_are_labelled_with_spectral_radii_and_a_distant_setting_is_marked():
+    _, [panel] = new_figure("test")
+    stability_region(dp.HeavyBall.recipe_for(lr=0.1), 1e5).plot(panel)  # 2500 times the limit
+    assert {"0.5", "0.8", "0.9", "unstable", "at 10000"} <= set(texts(panel))
+    for text in panel.texts:
+        if text.get_text() == "0.5":  # the spectral radius sqrt(pole) is 0.5 at the pole 0.25
+            x, _ = panel.transData.inverted().transform(panel.transAxes.transform(text.get_position()))
+            assert x == pytest.approx(0.25, abs=0.01)  # the grid has 101 poles
+
+
+def test_region_without_stable_settings_has_no_labels():
+    _, [panel] = new_figure("test")
+    stability_region(dp.HeavyBall.recipe_for(lr=0.1), 1e5, "pole-zero").plot(panel)
+    assert not {"0.5", "0.8", "0.9"} & set(texts(panel))
+
+
 @pytest.mark.slow
 def test_inline_svg_of_every_figure_is_small():
     for result, count in results():

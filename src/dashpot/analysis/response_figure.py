@@ -59,7 +59,7 @@ def pole_zero_map(panel: Axes, poles: Sequence[complex], zeros: Sequence[complex
     style = {"linestyle": "none", "markersize": 7, "markeredgewidth": 1.6, "fillstyle": "none"}
     for name, roots, marker, series in (("poles", poles, "x", 0), ("zeros", zeros, "o", 1)):
         panel.plot(*coordinates(roots), marker=marker, color=color(series), label=name, zorder=3, **style)
-    panel.legend(loc="lower left")
+    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 0.12))  # within the circle
     panel.set_title("poles and zeros")
 
 
@@ -69,8 +69,8 @@ def _responses(panel: Axes, result: Response) -> None:
     panel.plot(k, impulse / (abs(impulse).max() or 1.0), color=color(0), label="impulse")
     panel.plot(k, result.step(n) / (result.dc_gain or 1.0), color=color(1), label="step")
     panel.set_xlabel("steps")
-    panel.set_ylabel("relative to maximum, DC gain")
-    panel.set_title("response")
+    panel.set_ylabel("share of maximum or DC gain")
+    panel.set_title("impulse and step response")
     label_lines(panel)
 
 

@@ -130,7 +130,7 @@ def region_of(form: LinearForm, curvature: float | None, axes: str, denominator:
     point = None if form.filter is None else form.filter.first_order
     if point is None or point[2] <= 0:
         raise ArgumentError(f"stability_region: the recipe must have a filter of first order. {_obstacle(form)}")
-    product = _product(form, curvature, denominator)
+    product = product_of(form, curvature, denominator)
     shrink = form.shrink or 0.0
     poles = np.linspace(min(0.0, 1.1 * point[0]), max(_LARGEST_POLE, (1 + point[0]) / 2), _POLES)
     if axes == "pole-product":
@@ -147,7 +147,7 @@ def _obstacle(form: LinearForm) -> str:
     return "The gain of the filter is not positive."
 
 
-def _product(form: LinearForm, curvature: float | None, denominator: float | None) -> float | None:
+def product_of(form: LinearForm, curvature: float | None, denominator: float | None) -> float | None:
     """Return rate (h + coupled decay)/d, or None if one of them is unknown."""
     rate = usable_rate(form)
     if curvature is None or rate is None:
