@@ -209,7 +209,7 @@ def _brief(value: Any, depth: int) -> str:
 
 
 def _summary(value: Any) -> str | None:
-    """Describe a tensor or array with dimensions, a data frame or a module; return None for other values."""
+    """Describe a tensor or array with dimensions, a data frame, an optimizer or a module; None for other values."""
     if isinstance(value, type):
         return None
     shape, torch = getattr(value, "shape", None), sys.modules.get("torch")  # not imported for the command line
@@ -219,6 +219,8 @@ def _summary(value: Any) -> str | None:
         return f"a {kind} of shape {tuple(shape)}" + (f" and dtype {dtype}" if dtype else "")
     if torch and isinstance(value, torch.Tensor) and value.grad_fn is not None:
         return "a 0-d tensor"
+    if torch and isinstance(value, torch.optim.Optimizer):
+        return f"the optimizer {type(value).__name__} of {type(value).__module__.partition('.')[0]}"
     return f"a module {type(value).__name__}" if torch and isinstance(value, torch.nn.Module) else None
 
 
@@ -267,17 +269,22 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
 
     >>> print(unknown("method", "adamm", ["adam", "sgd"]))
     Unknown method 'adamm': did you mean 'adam'? Known: adam, sgd.
+    >>> print(unknown("method", "zzz", ["adam", "sgd"]))
+    Unknown method 'zzz'. Known: adam, sgd.
     """
     names = sorted(known)
     near = similar(name, names)
-    hint = f" did you mean {near!r}?" if near else ""
-    return ArgumentError(f"Unknown {kind} {shown(name)}:{hint} Known: {', '.join(names)}.")
+    hint = f": did you mean {near!r}?" if near else "."
+    return ArgumentError(f"Unknown {kind} {shown(name)}{hint} Known: {', '.join(names)}.")
 
 
 def similar(name: Any, names: Iterable[str]) -> str | None:
-    """Return the element of `names` that is most similar to `name`, or None if no element is similar."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5) if isinstance(name, str) else []
-    return near[0] if near else None
+    """Return the element of `names` that is most similar to `name`, ignoring case, or None if no element is similar."""
+    if not isinstance(name, str):
+        return None
+    known = {item.lower(): item for item in names}
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return known[near[0]] if near else None
 
 
 NONNEGATIVE = Interval(0, math.inf, "left")

@@ -250,7 +250,7 @@ def test_invalid_batch_raises(bad, name):
     [
         ((dp.SGD.recipe_for(), 64, 64), "from_ and to must differ, got 64 for both"),
         ((dp.SGD.recipe_for(), 64, 128, "cube"), "rule must be one of 'auto', 'linear', 'sqrt', got 'cube'"),
-        ((0.1, 64, 128), "a Recipe or a dashpot optimizer is required, got 0.1"),
+        ((0.1, 64, 128), "recipe_or_optimizer must be a Recipe or a dashpot optimizer, got 0.1"),
     ],
 )
 def test_invalid_argument_raises(arguments, message):
@@ -264,7 +264,7 @@ def test_invalid_momentum_raises():
 
 
 def test_torch_optimizer_is_not_accepted():
-    with pytest.raises(ArgumentError, match="a Recipe or a dashpot optimizer is required, got SGD"):
+    with pytest.raises(ArgumentError, match="must be a Recipe or a dashpot optimizer, got the optimizer SGD of torch"):
         scale_batch(torch.optim.SGD(weights()), 64, 128)
 
 

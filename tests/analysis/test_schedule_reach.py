@@ -123,3 +123,9 @@ def test_invalid_argument_raises(arguments, message):
 def test_plot_returns_figure_of_given_axes(schedule):
     figure = reach(schedule).plot()
     assert reach(schedule).plot(figure.axes) is figure
+
+
+@pytest.mark.parametrize(("schedule", "held"), [(Cosine(10, floor=0.1), True), (Exponential(0.9), False)])
+def test_infinite_sums_of_schedule_that_ends_hold_the_final_value(schedule, held):
+    [meaning] = [item.meaning for item in reach(schedule, 10).quantities() if item.name == "total_limit"]
+    assert ("holding the final value" in meaning) is held

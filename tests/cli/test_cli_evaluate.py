@@ -73,7 +73,7 @@ def test_unknown_split_prints_the_known_ones(dashpot, my_task):
     run = complete_run(dashpot, my_task)
     for words in (["evaluate", run], ["predict", run, "--out", "p.csv"]):
         code, _, err = dashpot(*words, "--split", "test")
-        assert (code, err) == (2, "Unknown split 'test': Known: evaluation, train.\n")
+        assert (code, err) == (2, "Unknown split 'test'. Known: evaluation, train.\n")
     assert not Path("p.csv").exists()
 
 

@@ -78,7 +78,7 @@ def test_batch_size_of_every_task(dashpot, name):
         assert dashpot(*words)[0] == 0
         assert header("a/run.jsonl")["task"]["config"]["batch_size"] == 750
     else:
-        assert refused(dashpot(*words)).startswith(f"Unknown option of the task {name} 'batch_size': Known: ")
+        assert refused(dashpot(*words)).startswith(f"Unknown option of the task {name} 'batch_size'. Known: ")
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "lr-find"])

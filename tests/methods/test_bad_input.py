@@ -198,6 +198,6 @@ def test_unknown_name_suggests_the_nearest(ask, kind, near):
 
 def test_unknown_name_without_a_near_one_lists_all():
     with pytest.raises(
-        dp.ArgumentError, match=r"^Unknown method 'zzz': Known: adagrad, adahessian, adam, adamw, autosgm"
+        dp.ArgumentError, match=r"^Unknown method 'zzz'\. Known: adagrad, adahessian, adam, adamw, autosgm"
     ):
         registry.get("zzz")

@@ -55,5 +55,5 @@ def test_digits_task_ignores_data_dir(tmp_path):
 def test_digits_task_with_invalid_option_raises():
     with pytest.raises(ArgumentError, match=r"^digits: batch_size must be an integer"):
         get("digits", batch_size=2.5)
-    with pytest.raises(ArgumentError, match="Unknown option of the task digits 'condition': Known: "):
+    with pytest.raises(ArgumentError, match=r"Unknown option of the task digits 'condition'\. Known: "):
         get("digits", condition=3)

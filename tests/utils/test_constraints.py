@@ -161,7 +161,8 @@ def test_unknown_names_suggest_the_closest_match():
     error = unknown("method", "adamm", {"sgd": 1, "adam": 2})
     assert isinstance(error, ArgumentError)
     assert str(error) == "Unknown method 'adamm': did you mean 'adam'? Known: adam, sgd."
-    assert "did you mean" not in str(unknown("method", "zzz", ["adam"]))
+    assert str(unknown("method", "zzz", ["adam"])) == "Unknown method 'zzz'. Known: adam."
+    assert "did you mean 'adamw'?" in str(unknown("method", "AdamW", ["adam", "adamw"]))
     assert "Unknown method 3" in str(unknown("method", 3, ["adam"]))  # pyright: ignore[reportArgumentType]
 
 

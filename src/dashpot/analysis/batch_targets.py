@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from dashpot.constraints import shown
@@ -102,7 +103,18 @@ def targets_of(given: Any) -> list[Target]:
         for settings in groups:
             _check_numbers(settings)
         return [GroupTarget(given, settings) for settings in groups]
-    raise ArgumentError(f"scale_batch: a Recipe or a dashpot optimizer is required, got {shown(given)}.")
+    raise ArgumentError(
+        f"scale_batch: recipe_or_optimizer must be a Recipe or a dashpot optimizer, got {shown(given)}{_hint(given)}."
+    )
+
+
+def _hint(given: Any) -> str:
+    """Return the alternative for a class or an optimizer of torch."""
+    if isinstance(given, type) and issubclass(given, Optimizer):
+        return f"; {given.__name__}.recipe_for(...) is its recipe"
+    if isinstance(given, torch.optim.Optimizer):
+        return "; dashpot.explain with batch_size and to_batch also scales optimizers of torch"
+    return ""
 
 
 def _check_numbers(settings: Mapping[str, Any]) -> None:

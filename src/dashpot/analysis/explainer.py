@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dashpot.analysis.explanation import Explanation
 from dashpot.analysis.method_part import Questions, method_part
@@ -15,7 +15,7 @@ from dashpot.constraints import check_explain_arguments, unknown
 from dashpot.errors import ArgumentError
 from dashpot.names import SCHEDULES, known_methods
 from dashpot.recipes.recipe import Recipe
-from dashpot.schedules import Product, Schedule, Sequence, from_name, split_name
+from dashpot.schedules import Plateau, Product, Schedule, Sequence, from_name, split_name
 
 DEFAULT_STEPS = 1000
 """Length of a schedule given by name."""
@@ -70,6 +70,8 @@ def explain(
     is_name = isinstance(x, str)
     if is_name and x.partition(":")[0] not in {*known_methods(), *SCHEDULES}:
         raise unknown("method or schedule", x.partition(":")[0], [*known_methods(), *SCHEDULES])
+    if isinstance(x, (Plateau, ReduceLROnPlateau)):
+        raise ArgumentError(f"explain: a schedule must depend only on the step, got {type(x).__name__}.")
     if isinstance(x, (Schedule, LRScheduler)) or (is_name and x.partition(":")[0] in SCHEDULES):
         return _of_schedule(x, steps, {name: value for name, value in questions.items() if value is not None}, settings)
     if steps is not None:

@@ -118,7 +118,7 @@ def _batch(subject: Subject, questions: Questions) -> Answer:
     if questions.batch_size is None or questions.to_batch is None:
         return Answer([], [], [])
     try:
-        scaled = scale_batch(subject.owner or subject.recipe, questions.batch_size, questions.to_batch)
+        scaled = scale_batch(subject.owner, questions.batch_size, questions.to_batch)
     except ArgumentError as error:
         reason = str(error).removeprefix("scale_batch: ")
         return Answer([], [], [f"The settings are not scaled to batch size {number(questions.to_batch, 15)}: {reason}"])

@@ -10,13 +10,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dashpot.analysis.explanation import Detail, Part
 from dashpot.analysis.result import Quantity
+from dashpot.analysis.schedule_tails import tail_of
 from dashpot.analysis.step_conditions import robbins_monro
 from dashpot.analysis.travel import rates, reach
 from dashpot.analysis.wording import count, number
 from dashpot.constraints import POSITIVE, check
 from dashpot.schedules.notebook import span
 
-_LENGTH = 1000  # of a torch scheduler
+_LENGTH = 1000  # of a torch scheduler without an end or a period
 
 
 def schedule_part(name: str, schedule: Any, steps: int | None, lr: float) -> Part:
@@ -30,7 +31,7 @@ def schedule_part(name: str, schedule: Any, steps: int | None, lr: float) -> Par
     """
     check("explain", "lr", lr, POSITIVE)
     is_torch = isinstance(schedule, LRScheduler)
-    length = steps or (_LENGTH if is_torch else span(schedule))
+    length = steps or (_torch_length(schedule) if is_torch else span(schedule))
     values = rates(schedule, length, lr)
     said: list[str] = [_shape(name, values)]
     details: list[Detail] = []
@@ -47,6 +48,12 @@ def schedule_part(name: str, schedule: Any, steps: int | None, lr: float) -> Par
         heading="Values",
         data={"scheduler": type(schedule).__name__} if is_torch else schedule.to_dict(),
     )
+
+
+def _torch_length(scheduler: LRScheduler) -> int:
+    """Return the steps until the end or through one period of a torch scheduler; 1000 if it has neither."""
+    tail = tail_of(scheduler)
+    return (tail and (tail.ends or tail.period)) or _LENGTH
 
 
 def _shape(name: str, values: list[float]) -> str:

@@ -31,7 +31,7 @@ class Subject(NamedTuple):
         label: The parameter groups with this recipe; empty for a single recipe.
         name: Subject of sentences, such as AdamW.
         recipe: Current settings, without schedules.
-        owner: The optimizer or recipe to which the settings belong, or None for an optimizer of torch.
+        owner: The optimizer or recipe to which the settings belong; for an optimizer of torch, its counterpart.
         group: Index of the first parameter group with this recipe.
         notes: Circumstances of the settings, as sentences.
     """
@@ -164,10 +164,7 @@ def _of_torch(optimizer: torch.optim.Optimizer) -> list[Subject]:
             f"explain: optimizer must be of dashpot or one of torch.optim's {', '.join(known)}, "
             f"got {kind.__module__}.{kind.__qualname__}."
         )
-    preset = counterparts[kind.__name__].preset
-    names = inspect.signature(preset).parameters
-    found: dict[Any, tuple[list[int], Subject]] = {}
-    for index, group in enumerate(optimizer.param_groups):
-        recipe = preset(**{name: read(group[name]) for name in names if name in group})
-        found.setdefault(recipe, ([], Subject("", kind.__name__, recipe, None, index)))[0].append(index)
-    return _labelled(list(found.values()))
+    cls: Any = counterparts[kind.__name__]
+    names = inspect.signature(cls.preset).parameters
+    settings = [{name: read(group[name]) for name in names if name in group} for group in optimizer.param_groups]
+    return _of_groups(cls([{"params": [torch.zeros(1, requires_grad=True)], **own} for own in settings]), 0)

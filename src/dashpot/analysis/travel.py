@@ -86,13 +86,18 @@ class Reach(Analysis):
             ("first", self.first, "rate of the first step"),
             ("highest", self.highest, "highest rate"),
             ("last", self.last, "rate of the last step" if self.steps is not None else "limit of the rate"),
-            ("total_limit", self.total_limit, "sum of the rate over infinitely many steps"),
-            ("squares_limit", self.squares_limit, "sum of the squared rate over infinitely many steps"),
+            ("total_limit", self.total_limit, f"sum of the rate over infinitely many steps{self._held()}"),
+            ("squares_limit", self.squares_limit, f"sum of the squared rate over infinitely many steps{self._held()}"),
         ]
         return [
             Quantity("steps", self.steps, "number of steps"),
             *(Quantity(name, _finite(value), meaning) for name, value, meaning in rows),
         ]
+
+    def _held(self) -> str:
+        """Return the condition of the infinite sums for a schedule that ends."""
+        tail = tail_of(self.schedule) if isinstance(self.schedule, Schedule) else None
+        return "" if tail is None or not tail.ends else ", holding the final value"
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """Draw the rate and its cumulative sum on two axes."""
