@@ -32,7 +32,7 @@ def test_experiment_prints_the_result_and_writes_the_page(dashpot, tmp_path):
     for part in (
         "Running the experiment averages with seeds 7 to 9.",
         "Claim (slides): It holds.",
-        "0.5 ± 0.1",
+        "0.50 ± 0.10",
         "Limit: small rates (noise <gain>).",
         "Verdict: holds. Measured.",
         "Page: runs/experiment-averages.html",

@@ -9,9 +9,11 @@ import torch
 
 from dashpot import experiments, names
 from dashpot.errors import ArgumentError
-from dashpot.experiments import FAILS, HOLDS, HOLDS_WITH_LIMITS, Claim, Finding, Outcome, compared, mean_interval
+from dashpot.experiments import FAILS, HOLDS, HOLDS_WITH_LIMITS, Claim, Finding, Outcome, Panel, compared, mean_interval
 from dashpot.experiments.intervals import t_quantile
+from dashpot.experiments.page import page
 from dashpot.experiments.text import outcome_text
+from dashpot.figures import new_figure
 
 QUANTILES = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 7: 2.3646, 9: 2.2622, 19: 2.0930, 100: 1.9840, 1000: 1.9623}
 
@@ -68,6 +70,24 @@ def test_outcome_text_shows_claims_numbers_and_verdict():
         "Verdict: holds with limits.",
     ):
         assert part in text
+
+
+def test_page_places_figures_below_their_claims():
+    def draw():
+        return new_figure("test")[0]
+
+    findings = (Finding("a", "a", 1.0, 0.9, 1.1), Finding("b", "b", 1.0, 0.9, 1.1, None, False, "", 1))
+    panels = (Panel("last", "Last", "Note.", draw, claim=1), Panel("first", "First", "Note.", draw))
+    claims = (Claim("slides", "one"), Claim("slides", "two"))
+    outcome = Outcome(claims, findings, HOLDS_WITH_LIMITS, "Reason.", panels, name="averages")
+    titles = [section.title for section in page(outcome, "command").sections]
+    assert titles == [
+        "Claim 1: holds",
+        "First",
+        "Claim 2: does not hold here",
+        "Last",
+        "Settings and software",
+    ]
 
 
 @pytest.mark.parametrize(

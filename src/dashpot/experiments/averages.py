@@ -78,9 +78,11 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         verdict=verdict_of(findings),
         reason=REASON,
         panels=(
-            Panel("points", "Noisy points and their averages", figures.POINTS_NOTE, partial(figures.points, data)),
+            Panel(
+                "points", "Noisy points and their averages", figures.POINTS_NOTE, partial(figures.points, data), claim=1
+            ),
             Panel("noise", "Noise against beta", figures.NOISE_NOTE, partial(figures.noise, data)),
-            Panel("start", "Initial phase", figures.START_NOTE, partial(figures.start, data)),
+            Panel("start", "Initial phase", figures.START_NOTE, partial(figures.start, data), claim=2),
         ),
         settings={
             "betas": list(BETAS),

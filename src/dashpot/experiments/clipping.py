@@ -56,9 +56,13 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         panels=(
             Panel("growth", "Gradient through time", figures.GROWTH_NOTE, partial(figures.growth, data)),
             Panel(
-                "training", "Training with and without clipping", figures.TRAINING_NOTE, partial(figures.training, data)
+                "training",
+                "Training with and without clipping",
+                figures.TRAINING_NOTE,
+                partial(figures.training, data),
+                claim=1,
             ),
-            Panel("cliff", "Step across a cliff", figures.CLIFF_NOTE, partial(figures.cliff, data)),
+            Panel("cliff", "Step across a cliff", figures.CLIFF_NOTE, partial(figures.cliff, data), claim=2),
         ),
         settings={
             "network": f"16 ReLU units, {LENGTH} steps, recurrent scale {SCALE}",

@@ -55,9 +55,9 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         reason=REASON,
         panels=(
             Panel("losses", "Rates that vanish", figures.LOSSES_NOTE, partial(figures.losses, data)),
-            Panel("norms", "Gradient of a network", figures.NORMS_NOTE, partial(figures.norms, data)),
-            Panel("examples", "Counterexamples", figures.EXAMPLES_NOTE, partial(figures.examples, data)),
-            Panel("cooling", "Slow cooling", figures.COOLING_NOTE, partial(figures.cooling, data)),
+            Panel("norms", "Gradient of a network", figures.NORMS_NOTE, partial(figures.norms, data), claim=1),
+            Panel("examples", "Counterexamples", figures.EXAMPLES_NOTE, partial(figures.examples, data), claim=2),
+            Panel("cooling", "Slow cooling", figures.COOLING_NOTE, partial(figures.cooling, data), claim=4),
         ),
         settings={
             "noisy quadratic": f"20 weights, condition 100, gradient variance {rates.VARIANCE}, SGD, lr {rates.LR}",

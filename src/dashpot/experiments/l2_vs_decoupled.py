@@ -66,8 +66,8 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         reason=REASON,
         panels=(
             Panel("adagrad", "The L2 term of AdaGrad", figures.ADAGRAD_NOTE, partial(figures.adagrad, data)),
-            Panel("adam", "Adam and AdamW", figures.ADAM_NOTE, partial(figures.adam, data)),
-            Panel("damping", "Decay as damping", figures.DAMPING_NOTE, partial(figures.damping, data)),
+            Panel("adam", "Adam and AdamW", figures.ADAM_NOTE, partial(figures.adam, data), claim=1),
+            Panel("damping", "Decay as damping", figures.DAMPING_NOTE, partial(figures.damping, data), claim=2),
         ),
         settings={
             "lambda": DECAY,

@@ -71,7 +71,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         reason=REASON,
         panels=(
             Panel("quadratic", "Speed and stability on a quadratic", figures.MAP_NOTE, partial(figures.radii, data)),
-            Panel("digits", "Training on the digits", figures.DIGITS_NOTE, partial(figures.digits, data)),
+            Panel("digits", "Training on the digits", figures.DIGITS_NOTE, partial(figures.digits, data), claim=3),
         ),
         settings={
             "pole": on_quadratic.POLE,

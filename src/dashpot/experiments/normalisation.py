@@ -64,8 +64,10 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         verdict=verdict_of(findings),
         reason=REASON,
         panels=(
-            Panel("ratio", "(2) against (1)", figures.RATIO_NOTE, partial(figures.ratio, data)),
-            Panel("rates", "Sensitivity to the learning rate", figures.RATES_NOTE, partial(figures.rates, data)),
+            Panel("ratio", "(2) against (1)", figures.RATIO_NOTE, partial(figures.ratio, data), claim=2),
+            Panel(
+                "rates", "Sensitivity to the learning rate", figures.RATES_NOTE, partial(figures.rates, data), claim=2
+            ),
         ),
         settings={
             "betas": [POLE, 0.999],

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dashpot.experiments.intervals import verdict_of
-from dashpot.experiments.result import Outcome
+from dashpot.experiments.result import Claim, Finding, Outcome
 from dashpot.experiments.text import HEADER, finding_cells, limit_texts
 from dashpot.names import EXPERIMENTS
 
@@ -74,26 +74,29 @@ def _sections(outcome: Outcome) -> Iterator[Section]:
 
     for index, claim in enumerate(outcome.claims):
         name = f"Claim {index + 1}" if len(outcome.claims) > 1 else "Claim"
-        yield Section(title=name, html=_claim(outcome, index), note=f"Source: {claim.source}.", key=f"claim-{index}")
-    for panel in outcome.panels:
-        yield Section(title=panel.title, figure=panel.draw(), note=panel.note, key=panel.key)
+        found = [finding for finding in outcome.findings if finding.claim == index]
+        title = f"{name}: {verdict_of(found)}" if found else name
+        yield Section(
+            title=title, html=_claim(claim, found, index), note=f"Source: {claim.source}.", key=f"claim-{index}"
+        )
+        for panel in outcome.panels:
+            if panel.claim == index:
+                yield Section(title=panel.title, figure=panel.draw(), note=panel.note, key=panel.key)
     yield Section(title="Settings and software", html=_settings(outcome.settings), key="settings")
 
 
-def _claim(outcome: Outcome, index: int) -> str:
-    """Return a claim, its verdict, its measurements and their limits."""
+def _claim(claim: Claim, found: Sequence[Finding], index: int) -> str:
+    """Return a claim, its measurements and their limits."""
     from dashpot.figures import html_table
 
     text = NARROW_TABLES if index == 0 else ""
-    text += f"<blockquote>{html.escape(outcome.claims[index].text)}</blockquote>"
-    found = [finding for finding in outcome.findings if finding.claim == index]
+    text += f"<blockquote>{html.escape(claim.text)}</blockquote>"
     if not found:
         return text
-    verdict = f"<p>Verdict: <strong>{verdict_of(found)}</strong>.</p>"
     rows = ([cell.replace("± ", "±\u00a0") for cell in finding_cells(finding)] for finding in found)
     table = f'<div class="findings">{html_table(HEADER, rows)}</div>'
     items = "".join(f"<li>{html.escape(text)}</li>" for text in limit_texts(found))
-    return text + verdict + table + (f"<p>Limits:</p><ul>{items}</ul>" if items else "")
+    return text + table + (f"<p>Limits:</p><ul>{items}</ul>" if items else "")
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -103,9 +103,11 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         verdict=verdict_of(findings),
         reason=REASON,
         panels=(
-            Panel("residuals", "Error of the recursion", figures.RESIDUALS_NOTE, partial(figures.residuals, data)),
+            Panel(
+                "residuals", "Error of the recursion", figures.RESIDUALS_NOTE, partial(figures.residuals, data), claim=1
+            ),
             Panel("rates", "Rate of the elements of a layer", figures.RATES_NOTE, partial(figures.rates, data)),
-            Panel("bound", "Changes and their bound", figures.BOUND_NOTE, partial(figures.bound, data)),
+            Panel("bound", "Changes and their bound", figures.BOUND_NOTE, partial(figures.bound, data), claim=3),
             Panel("paths", "Paths of the changes", figures.PATHS_NOTE, partial(figures.paths, data)),
         ),
         settings={

@@ -83,8 +83,10 @@ def _panels(data: dict[str, Any]) -> tuple[Panel, ...]:
             if data["ravine"]["Rosenbrock"]
             else []
         ),
-        Panel("saddle", "Paths at a saddle", figures.SADDLE_NOTE, partial(figures.saddle, data)),
-        Panel("minima", "Minima among the critical points", figures.MINIMA_NOTE, partial(figures.minima, data)),
+        Panel("saddle", "Paths at a saddle", figures.SADDLE_NOTE, partial(figures.saddle, data), claim=2),
+        Panel(
+            "minima", "Minima among the critical points", figures.MINIMA_NOTE, partial(figures.minima, data), claim=3
+        ),
     )
 
 

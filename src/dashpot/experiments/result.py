@@ -60,12 +60,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure of the page: `draw()` returns the matplotlib figure, drawn only when the page is written."""
+    """A figure of the page.
+
+    Args:
+        key: Prefix of the ids of the figure, unique on the page.
+        title: Heading.
+        note: Text below the figure.
+        draw: Function that returns the matplotlib figure; called only when the page is written.
+        claim: Index of the claim below which the figure is placed in `Outcome.claims`.
+    """
 
     key: str
     title: str
     note: str
     draw: Callable[[], Figure]
+    claim: int = 0
 
 
 @dataclass(frozen=True)

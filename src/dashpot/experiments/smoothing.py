@@ -75,7 +75,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
                 "directions", "Directions on a rough loss", figures.DIRECTIONS_NOTE, partial(figures.directions, data)
             ),
             Panel("digits", "Directions on the digits", figures.DIGITS_NOTE, partial(figures.digits, data)),
-            Panel("ripple", "Averaged loss along a path", figures.RIPPLE_NOTE, partial(figures.ripple, data)),
+            Panel("ripple", "Averaged loss along a path", figures.RIPPLE_NOTE, partial(figures.ripple, data), claim=2),
         ),
         settings={
             "rough loss": f"w^2/2 + {HEIGHT} cos({FREQUENCY:g} w + phase) for each coordinate",

@@ -75,12 +75,14 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         verdict=verdict_of(findings),
         reason=REASON,
         panels=(
-            Panel("rates", "Weights and losses at three rates", figures.RATES_NOTE, partial(figures.rates, data)),
-            Panel("wells", "Gibbs form on a double well", figures.WELLS_NOTE, partial(figures.wells, data)),
-            Panel("bars", "Momentum and batch size", figures.BARS_NOTE, partial(figures.bars, data)),
-            Panel("levels", "Loss at three temperatures", figures.LEVELS_NOTE, partial(figures.levels, data)),
+            Panel(
+                "rates", "Weights and losses at three rates", figures.RATES_NOTE, partial(figures.rates, data), claim=1
+            ),
+            Panel("wells", "Gibbs form on a double well", figures.WELLS_NOTE, partial(figures.wells, data), claim=1),
+            Panel("bars", "Momentum and batch size", figures.BARS_NOTE, partial(figures.bars, data), claim=2),
+            Panel("levels", "Loss at three temperatures", figures.LEVELS_NOTE, partial(figures.levels, data), claim=5),
             Panel("starts", "From different starts", figures.STARTS_NOTE, partial(figures.starts, data)),
-            Panel("snapshots", "Cycling rate", figures.SNAPSHOTS_NOTE, partial(figures.snapshots, data)),
+            Panel("snapshots", "Cycling rate", figures.SNAPSHOTS_NOTE, partial(figures.snapshots, data), claim=7),
         ),
         settings={
             "lr": quadratic.LR,

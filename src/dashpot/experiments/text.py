@@ -47,17 +47,34 @@ def limit_texts(findings: Sequence[Finding]) -> list[str]:
 def _with_interval(finding: Finding) -> str:
     """Return the measured value, with the half width of a symmetric interval, or with the ends of an asymmetric one.
 
+    The half width has two significant digits, and the mean has as many decimals. Half widths below 1e-9 of the mean
+    are rounding errors and omitted.
+
     >>> _with_interval(Finding("a", "a", 0.33271, 0.33131, 0.33411))
     '0.3327 ± 0.0014'
     >>> _with_interval(Finding("a", "a", 0.9, 0.5, 1.0)), _with_interval(Finding("a", "a", 2.0, 2.0, 2.0))
     ('0.9, 0.5 to 1', '2')
     """
     below, above = finding.measured - finding.low, finding.high - finding.measured
-    if below == above == 0:
+    if max(abs(below), abs(above)) <= 1e-9 * abs(finding.measured):
         return number(finding.measured)
     if math.isclose(below, above, rel_tol=1e-3):
-        return f"{number(finding.measured)} ± {above:.2g}"
+        return mean_with_half_width(finding.measured, above)
     return f"{number(finding.measured)}, {number(finding.low)} to {number(finding.high)}"
+
+
+def mean_with_half_width(mean: float, half: float) -> str:
+    """Return a mean and the half width of its interval with equal decimals.
+
+    >>> mean_with_half_width(1.0, 0.0015), mean_with_half_width(947.2, 16.4), mean_with_half_width(6.13e-5, 4e-6)
+    ('1.0000 ± 0.0015', '947 ± 16', '(6.13 ± 0.40)e-05')
+    """
+    largest = max(abs(mean), half)
+    power = math.floor(math.log10(largest))
+    if power < -3 or power > 5:
+        return f"({mean_with_half_width(mean / 10.0**power, half / 10.0**power)})e{power:+03d}"
+    decimals = max(0, 1 - math.floor(math.log10(half)))
+    return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
 
 
 def number(value: float) -> str:
