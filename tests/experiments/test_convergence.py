@@ -9,6 +9,7 @@ import torch
 from dashpot import experiments
 from dashpot.experiments import counterexamples, vanishing_rates
 from dashpot.experiments import physicists_argument as argument
+from dashpot.experiments.stacked_network import StackedNetwork, digit_vectors
 from dashpot.tasks.surfaces import spectrum
 
 
@@ -84,6 +85,20 @@ def test_reversal_is_the_first_horizon_at_which_the_vanishing_rate_is_better(mon
     monkeypatch.setattr(vanishing_rates, "expected_losses", expected)
     steps = vanishing_rates.reversal(lambda steps: lambda t: 0.5, low=300, high=3000)
     assert steps == pytest.approx(501, rel=0.01)  # bisection stops at .5 %
+
+
+def test_gradient_norm_of_a_network_equals_that_of_torch_layers():
+    first, second = torch.nn.Linear(64, 32), torch.nn.Linear(32, 10)
+    stacked = StackedNetwork((64, 32, 10), [4, 5])
+    for layer, weight, bias in zip((first, second), stacked.weights, stacked.biases, strict=True):
+        layer.load_state_dict({"weight": weight[1].T, "bias": bias[1, 0]})
+    model = torch.nn.Sequential(first, torch.nn.Tanh(), second)
+    inputs, labels, _, _ = digit_vectors()
+    loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+    (loss + 0.003 / 2 * sum(p.square().sum() for p in model.parameters())).backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
+    norms = vanishing_rates.gradient_norms(vanishing_rates.constant, [0], [4, 5])[0]
+    assert norms[1].item() == pytest.approx(expected, rel=1e-4)  # float32
 
 
 def test_final_weight_without_noise_follows_the_sum_of_the_rates(outcome):

@@ -6,7 +6,7 @@ import torch
 
 import dashpot as dp
 from dashpot import experiments
-from dashpot.experiments import loss_levels, temperature
+from dashpot.experiments import loss_levels, snapshots, temperature
 from dashpot.experiments.copies import sample_path
 from dashpot.experiments.double_well import GRID, DoubleWell, simulate
 from dashpot.experiments.equilibrium import defined, distribution_distance, stationary_weights
@@ -131,6 +131,27 @@ def test_minimum_has_the_hessian_and_the_gradient_noise_of_autograd():
         gradients.append(torch.cat([weight.grad.flatten(), bias.grad.flatten()]))
     expected = torch.stack(gradients).var(0, correction=0).sum().item()
     assert minimum.noises.sum().item() == pytest.approx(expected, rel=1e-6)  # accuracy of both minima
+
+
+def test_barrier_is_zero_between_equal_weights_and_positive_between_permuted_units():
+    model = StackedNetwork((64, 32, 10), [0, 1])
+    optimizer = dp.SGD(model.parameters(), lr=0.5)
+    inputs, labels, _, _ = digit_vectors()
+    for _ in range(50):
+        optimizer.zero_grad()
+        losses(model, inputs[None], labels[None]).sum().backward()
+        optimizer.step()
+    trained = [p.detach().clone() for p in model.parameters()]
+    first, second, bias, offset = trained
+    permuted = [first.flip(2), second.flip(1), bias.flip(2), offset]  # the same functions with other weights
+    assert snapshots._barrier(model, trained, trained).abs().max() < 1e-5  # float32
+    assert snapshots._barrier(model, trained, permuted).min() > 0.1
+
+
+def test_cycling_rate_changes_wells_and_low_rate_does_not(outcome):
+    measured = {f.name: f.measured for f in outcome.findings if f.name.endswith("-wells")}
+    assert measured["cycling-wells"] > 0.1
+    assert measured["cold-wells"] == 0
 
 
 @pytest.mark.slow

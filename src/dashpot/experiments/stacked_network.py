@@ -24,7 +24,8 @@ def digit_vectors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     [(1500, 64), (1500,), (297, 64), (297,)]
     """
     data = digits.load()
-    images = [torch.tensor(part.reshape(len(part), 64) / 8 - 1.0) for part in (data.train_images, data.eval_images)]
+    pixels = (data.train_images, data.eval_images)
+    images = [torch.tensor(part.reshape(len(part), 64) / 8 - 1.0, dtype=torch.float32) for part in pixels]
     labels = [torch.tensor(part, dtype=torch.int64) for part in (data.train_labels, data.eval_labels)]
     return images[0], labels[0], images[1], labels[1]
 

@@ -206,7 +206,7 @@ def batch_findings(
         ]
         for kind, words, create, claim in kinds:
             losses, predicted = measured_losses(create, seeds, size, batch, key=kind), predicted_loss(create, batch)
-            limits = "while B lr0 h is much below 2: the loss rises by 18 % at B lr0 h = .32" if claim == scaled else ""
+            limits = "while B lr0 h is much below 2: the loss rises by 18 % at B lr0 h = .32" if kind == "scaled" else ""
             statement = f"stationary loss, batch {batch}, {words}"
             findings.append(
                 compared(f"{kind}-{batch}", statement, losses, predicted, limits=limits * (batch == 16), claim=claim)

@@ -65,7 +65,7 @@ def uneven_noise_finding(seeds: Sequence[int], quick: bool, claim: int) -> Findi
         f"share of weights in the well with {ratio:.2g} of the other's noise variance, equal depths (Gibbs: 0.5; "
         "prediction of the diffusion with varying noise)"
     )
-    limits = "the Gibbs form requires the same gradient noise everywhere; otherwise flat noise attracts more than depth"
+    limits = "the Gibbs form requires the same gradient noise everywhere; otherwise low noise attracts the weights"
     predicted = UNEVEN.share_right(lr=lr)
     return compared("uneven-noise", statement, shares, predicted, tolerance=TOLERANCE, limits=limits, claim=claim)
 
