@@ -23,11 +23,12 @@ WELLS_NOTE = (
     "crossings of the barrier, with the mean first passage time of the diffusion."
 )
 BARS_NOTE = (
-    "Stationary loss with 95 % intervals over seeds, and the closed form (bars). Averages keep the loss for every "
-    "pole, and lr = B lr0 keeps it for every batch while B lr0 h is small."
+    "Stationary loss with 95 % intervals over seeds, and the closed form (bars). Top: lr .02. Bottom: batches of 1, 4 "
+    "and 16 at fixed lr, with lr = B lr0 (scaled), and for the heavy ball with lr = (1 - mu) B lr0 (heavy)."
 )
 LEVELS_NOTE = (
-    "Softmax regression on the digits; the rate is halved twice. Dashed: loss predicted from the Hessian and the "
+    "Softmax regression on the digits; the rate is halved twice. The training loss contains the L2 penalty, the "
+    "validation loss does not. Dashed: training loss predicted from the Hessian and the "
     "covariance of single gradients at the minimum."
 )
 STARTS_NOTE = (
@@ -86,7 +87,7 @@ def bars(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     figure, (momentum, batch) = style.new_figure("bars", 2, size=(6.4, 5.6), ax=ax)
     _bars(momentum, data["momentum"])
     momentum.legend()
-    titles = {"fixed": "fixed lr", "scaled": "lr = B lr0", "momentum": "(1-mu) B lr0"}
+    titles = {"fixed": "fixed", "scaled": "scaled", "momentum": "heavy"}
     rows = [{**row, "name": f"{titles[kind]}\n{row['name']}"} for kind in titles for row in data["batches"][kind]]
     _bars(batch, rows)
     return figure

@@ -206,11 +206,10 @@ def batch_findings(
         ]
         for kind, words, create, claim in kinds:
             losses, predicted = measured_losses(create, seeds, size, batch, key=kind), predicted_loss(create, batch)
-            limits = "while B lr0 h is much below 2: the loss rises by 18 % at B lr0 h = .32" if kind == "scaled" else ""
+            limits = "while B lr0 h is much below 2: the loss rises by 18 % at B lr0 h = .32"
+            limits = limits if kind == "scaled" and batch == 16 else ""
             statement = f"stationary loss, batch {batch}, {words}"
-            findings.append(
-                compared(f"{kind}-{batch}", statement, losses, predicted, limits=limits * (batch == 16), claim=claim)
-            )
+            findings.append(compared(f"{kind}-{batch}", statement, losses, predicted, limits=limits, claim=claim))
             data[kind].append({"name": f"B {batch}", **_bar(losses, predicted)})
     return findings, data
 
