@@ -191,7 +191,8 @@ def response(recipe: Any, *, step: int | None = None) -> Response:
     Filters of higher order, products of several stages, use their poles and zeros.
 
     Args:
-        recipe: A recipe, a `Filter` or `NesterovMoment` stage, or a `RationalFilter`.
+        recipe: A recipe, an optimizer whose groups have the same settings, a `Filter` or `NesterovMoment` stage, or a
+            `RationalFilter`.
         step: Number of completed steps at which schedules are evaluated. None: settings without their schedules.
 
     Returns:

@@ -146,7 +146,8 @@ def stability(
     Filters of higher order use the roots of their characteristic polynomial.
 
     Args:
-        recipe: A recipe, a filter stage or a `RationalFilter`; the latter two with a learning rate of 1.
+        recipe: A recipe, an optimizer whose groups have the same settings, a filter stage or a `RationalFilter`; the
+            latter two with a learning rate of 1.
         curvature: Second derivative h > 0 of the loss along a coordinate or an eigenvector, or None for the numbers
             that do not depend on it. For a method with a denominator d, it is (h + coupled decay)/d, unless
             `denominator` is given.

@@ -101,7 +101,7 @@ def stability_region(
     """Compute the spectral radius over two settings, with the other settings of a recipe.
 
     Args:
-        recipe: A recipe with a filter of first order.
+        recipe: A recipe with a filter of first order, or an optimizer whose groups have the same settings.
         curvature: Curvature > 0, as in `stability`. None: for "pole-product", the setting has no value on the y axis;
             for "pole-zero", effective learning rate times curvature is 1.
         axes: "pole-product": x is the pole, and y is rate * gain * (h + coupled decay)/d at the zero of the recipe.

@@ -175,7 +175,8 @@ def temperature(
     independent of the curvature and, at fixed effective rate, of pole and zero.
 
     Args:
-        recipe: A recipe, a filter stage or a `RationalFilter`; the latter two with a learning rate of 1.
+        recipe: A recipe, an optimizer whose groups have the same settings, a filter stage or a `RationalFilter`; the
+            latter two with a learning rate of 1.
         curvature: Second derivative h > 0 of the loss.
         noise: Variance > 0 of the gradient of one example.
         batch: Number of examples >= 1 whose gradients are averaged.
