@@ -66,9 +66,15 @@ def _with_interval(finding: Finding) -> str:
 def mean_with_half_width(mean: float, half: float) -> str:
     """Return a mean and the half width of its interval with equal decimals.
 
+    Half widths below 1e-5 of the mean are shown separately, to limit the number of decimals.
+
     >>> mean_with_half_width(1.0, 0.0015), mean_with_half_width(947.2, 16.4), mean_with_half_width(6.13e-5, 4e-6)
     ('1.0000 ± 0.0015', '947 ± 16', '(6.13 ± 0.40)e-05')
+    >>> mean_with_half_width(1.00000004, 4e-8)
+    '1 ± 4e-08'
     """
+    if half < 1e-5 * abs(mean):
+        return f"{number(mean)} ± {half:.1g}"
     largest = max(abs(mean), half)
     power = math.floor(math.log10(largest))
     if power < -3 or power > 5:
