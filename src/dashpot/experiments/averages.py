@@ -46,10 +46,10 @@ CLAIMS = (
     ),
 )
 REASON = (
-    "Noise, delay and bias agree with the closed forms. Averaging lowers the noise but delays the average: the lesson's"
-    " curve is followed better than by the points themselves only with beta .5. An average with pole 1 - 1/N has the "
-    "noise and the delay of a moving average over 2N - 1 values, and the two corrections differ between t = 1 and "
-    "t = 2N."
+    "Noise, delay and bias agree with the closed forms. Averaging lowers the noise but delays the average: with "
+    "beta .9 and .99, the average is farther from the lesson's curve than the points themselves. An average with pole "
+    "1 - 1/N has the noise and the delay of a moving average over 2N - 1 values, and the two corrections differ for t "
+    "from 2 to a few N."
 )
 
 compared = partial(compared_exactly, tolerance=TOLERANCE)

@@ -22,8 +22,8 @@ NOISE_NOTE = (
     "than the marks), and the closed form (1 - beta)/(1 + beta)."
 )
 START_NOTE = (
-    "Left: average of the constant 1. Right: weight of the newest point. Both corrections remove the bias; 1/min(t, N) "
-    "is the arithmetic mean until t = N."
+    "First: average of the constant 1. Second: weight of the newest point. Both corrections remove the bias; 1/min(t, "
+    "N) is the arithmetic mean until t = N."
 )
 
 

@@ -22,7 +22,7 @@ _THEOREM = "slides, the classical convergence theorem"
 _ARGUMENT = "slides, physicist's proof of the convergence theorem"
 CLAIMS = (
     Claim("slides, issues", "Convergence requires the learning rate to go to zero."),
-    Claim(_THEOREM, "Every limit point is stationary: the gradient of the training loss goes to zero."),
+    Claim(_THEOREM, "Every limit point of the weights is stationary: the gradient of the training loss is zero there."),
     Claim(_THEOREM, "Under the conditions, the weights can still diverge, stay at a saddle, or circle forever."),
     Claim(
         _ARGUMENT,

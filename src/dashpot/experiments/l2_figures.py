@@ -22,8 +22,8 @@ ADAGRAD_NOTE = (
     "proportional to the weight everywhere."
 )
 ADAM_NOTE = (
-    "Left: relative shrinkage of a weight per step. Adam divides the L2 term by the root mean square of the gradient. "
-    "Right: coefficient of the L2 penalty with the same stationary point. For AdamW, it is lambda d. Lines are "
+    "First: relative shrinkage of a weight per step. Adam divides the L2 term by the root mean square of the gradient. "
+    "Second: coefficient of the L2 penalty with the same stationary point. For AdamW, it is lambda d. Lines are "
     "predictions, points are means over seeds with 95 % intervals."
 )
 DAMPING_NOTE = (

@@ -21,6 +21,8 @@ from dashpot.recipes.recipe import Recipe
 
 DECAY = 0.1
 """The decay coefficient lambda of all simulations."""
+STATIONARY_RATE = 0.01
+"""Learning rate of Adam and AdamW in the stationary state of quadratics."""
 
 
 def adagrad_terms(ratios: Sequence[float], seeds: Sequence[int], steps: int, replicas: int) -> Tensor:
@@ -49,7 +51,7 @@ def relative_shrinkage(
     opposite gradients, so that their mean contains the decay but not the random walk. The first third of the steps, in
     which Adam's second moment covers few gradients, is omitted.
     """
-    lr, first = 2e-5, steps // 3
+    lr, first = 2e-7, steps // 3  # so small that the weight, and with it the L2 term, stays constant
     w = nn.Parameter(torch.ones(2, len(seeds), len(scales), replicas, dtype=torch.float64))
     optimizer = cls([w], lr=lr, weight_decay=DECAY, engine="eager")
     noise = [generator("l2-vs-decoupled", "adam", seed) for seed in seeds]
@@ -80,7 +82,7 @@ def stationary_strength(
     the second half of the run.
     """
     w = nn.Parameter(torch.full((len(seeds), len(scales), replicas), 0.9, dtype=torch.float64))
-    optimizer = cls([w], lr=0.01, weight_decay=DECAY, engine="eager")
+    optimizer = cls([w], lr=STATIONARY_RATE, weight_decay=DECAY, engine="eager")
     noise = [generator("l2-vs-decoupled", "stationary", seed) for seed in seeds]
     size = torch.tensor(scales, dtype=torch.float64)[:, None]
     total, roots = torch.zeros_like(w.detach()), torch.zeros_like(w.detach())

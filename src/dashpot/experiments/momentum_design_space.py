@@ -36,12 +36,12 @@ PRODUCTS = tuple(10 ** (-3 + k / PER_DECADE) for k in range(5 * PER_DECADE + 1))
 BOUNDARY, SPEED, VARIANCE = 0.01, 0.02, 0.02
 """Relative tolerances: the grid of the boundary has steps of .2 %, and the speed is measured over 1200 steps."""
 
-_SOURCE = "AutoSGM, momentum as a lowpass filter"
+_SOURCE = "AutoSGM, introduction"
 CLAIMS = (
     Claim(
         _SOURCE, "The heavy ball and Nesterov's method are points of one space of filters, whose stability is known."
     ),
-    Claim(_SOURCE, "Smoothing and learning rate together determine the speed of convergence."),
+    Claim(_SOURCE, "Changes in smoothing and learning rate affect performance, here the speed on quadratics."),
     Claim("slides, EMA momentum", "At equal effective rate, smoothing hardly changes the temperature."),
     Claim(
         _SOURCE,

@@ -46,8 +46,9 @@ CLAIMS = (
 REASON = (
     "Adam's step does not depend on the scale of the gradient. Dividing by the known variance is better than dividing "
     "by the known standard deviation if the variance is proportional to the curvature, and worse if the standard "
-    "deviation is. With estimates, (1) is better in most cases: division by the variance of few gradients makes the "
-    "first steps huge. Averages that have collected gradients, or a tuned eps, remove this disadvantage."
+    "deviation is. With estimates, (1) is significantly better in some comparisons only: division by the variance of "
+    "few gradients makes the first steps of (2) huge. Averages that have collected gradients, or a tuned eps, reduce "
+    "this disadvantage, and reverse it where the variance is proportional to the curvature."
 )
 
 compared = partial(compared_exactly, tolerance=TOLERANCE)

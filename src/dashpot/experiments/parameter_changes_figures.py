@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RESIDUALS_NOTE = (
     "Logistic loss, first seed: difference between recursion and measured change, per largest change of the step. "
-    "Left: with the output scale c_t. Right: as published. QHAdam has a varying pole, without published form."
+    "First: with the output scale c_t. Second: as published. QHAdam has a varying pole, without published form."
 )
 RATES_NOTE = (
     "First layer of the digits network: median of the rates of the elements, and bands with the middle 50 % and 90 %. "

@@ -18,8 +18,8 @@ RAVINE_NOTE = (
 )
 VALLEY_NOTE = "The first 400 steps of every method at its best rate, and the loss. The minimum is at (1, 1)."
 SADDLE_NOTE = (
-    "Left: the first 300 steps from the same start, one mark for every 25 steps. Right: distance from the saddle along "
-    "its descending direction; the dashed line is the level at which a run has left the saddle."
+    "First: the first 300 steps from the same start, one mark for every 25 steps. Second: distance from the saddle "
+    "along its descending direction; the dashed line is the level at which a run has left the saddle."
 )
 MINIMA_NOTE = (
     "Critical points of all heights of isotropic Gaussian random functions, with 95 % intervals over seeds, and the "

@@ -34,8 +34,10 @@ QUADRATIC_RATE = 0.01
 """Rate times curvature at which the decay of errors is compared."""
 
 CLAIMS = (
-    Claim("AutoSGM", "Smoothing the gradient by a first-order filter is approximately smoothing the loss."),
-    Claim("AutoSGM", "The primary function of the filter is regularization, not acceleration."),
+    Claim(
+        "AutoSGM, introduction", "Smoothing the gradient by a first-order filter is approximately smoothing the loss."
+    ),
+    Claim("AutoSGM, introduction", "The primary function of the filter is regularization, not acceleration."),
     Claim("lesson, momentum", "Momentum smooths out the loss surface."),
 )
 REASON = (

@@ -35,7 +35,7 @@ CLAIMS = (
         "A cycling learning rate visits different minima, which snapshots at the end of the cycles record.",
     ),
     Claim(
-        "slides, SGD as a form of MCMC (snapshot ensembles)",
+        "slides, SGD as a form of MCMC (figure of Huang et al., 2017)",
         "Snapshots of a network differ from each other, and their ensemble is more accurate than the last one.",
     ),
 )

@@ -19,7 +19,7 @@ RATES_NOTE = (
     "gamma for the loss of ten weights."
 )
 WELLS_NOTE = (
-    "Top: density of the weight on a tilted double well at three temperatures; points measured, lines Gibbs. Bottom: "
+    "First: density of the weight on a tilted double well at three temperatures; points measured, lines Gibbs. Second: "
     "crossings of the barrier, with the mean first passage time of the diffusion."
 )
 BARS_NOTE = (
