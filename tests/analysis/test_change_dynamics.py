@@ -263,5 +263,5 @@ def test_infinite_change_raises():
 
 
 def test_unknown_tensor_raises():
-    with pytest.raises(dp.ArgumentError, match="Unknown tensor '1': "):
+    with pytest.raises(dp.ArgumentError, match=r"Unknown tensor '1'\. Known: 0"):
         run(dp.SGD, GRADIENTS[:2], lr=0.1)["1"]

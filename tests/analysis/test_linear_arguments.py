@@ -72,8 +72,8 @@ def test_numbers_whose_products_overflow_raise(call, name):
 @pytest.mark.parametrize(
     ("recipe", "reason"),
     [
-        (dp.SGD.recipe_for(lr=1e-300), r"The learning rate 1e-300 is outside \[1e-30, 1e\+30\]"),
-        (dp.SGD.recipe_for(lr=1e300), "The learning rate 1e\\+300 is outside"),
+        (dp.SGD.recipe_for(lr=1e-300), r"The learning rate 1e-300 is outside \[1e-30, 1e30\]"),
+        (dp.SGD.recipe_for(lr=1e300), "The learning rate 1e300 is outside"),
         (dp.Recipe(dp.Filter(0.9, -1e300), lr=0.1), "A gain, zero or decay has a magnitude outside"),
         (dp.Recipe(dp.Filter(0.9, gain=1e300, normalise="none"), lr=0.1), "A gain, zero or decay has a magnitude"),
         (dp.Recipe(dp.CoupledDecay(1e300), lr=0.1), "A gain, zero or decay has a magnitude"),

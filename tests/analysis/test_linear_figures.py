@@ -42,7 +42,7 @@ def texts(panel):
 def test_areas_are_labelled_with_spectral_radii_and_a_distant_setting_is_marked():
     _, [panel] = new_figure("test")
     stability_region(dp.HeavyBall.recipe_for(lr=0.1), 1e5).plot(panel)  # 2500 times the limit
-    assert {"0.5", "0.8", "0.9", "unstable", "at 10000"} <= set(texts(panel))
+    assert {"0.5", "0.8", "0.9", "unstable", "at 10 000"} <= set(texts(panel))
     for text in panel.texts:
         if text.get_text() == "0.5":  # the spectral radius sqrt(pole) is 0.5 at the pole 0.25
             x, _ = panel.transData.inverted().transform(panel.transAxes.transform(text.get_position()))

@@ -13,6 +13,7 @@ from dashpot.analysis.batch_rules import Scaling, divides
 from dashpot.analysis.batch_schedules import scale_schedules
 from dashpot.analysis.batch_targets import targets_of
 from dashpot.analysis.result import Analysis, Quantity, text_of
+from dashpot.analysis.wording import number
 from dashpot.constraints import Interval, OneOf, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import Recipe
@@ -93,7 +94,7 @@ class BatchScaling(Analysis):
         parts = [f"{item.name} {text_of(item.before)} -> {text_of(item.after)}" for item in self.groups[0].changes]
         parts += [f"{item.name} (rescaled)" for item in self.schedule_changes]
         text = (
-            f"For a batch size of {self.to_batch} in place of {self.from_batch} ({self.ratio:.4g} times), the "
+            f"For a batch size of {self.to_batch} in place of {self.from_batch} ({number(self.ratio, 4)} times), the "
             f"{NAMES[self.rule]} {'sets ' + ', '.join(parts) if parts else 'changes no setting'}."
         )
         if len(self.groups) > 1:
@@ -132,8 +133,7 @@ class BatchScaling(Analysis):
         for c in self.schedule_changes:
             rows.append(Quantity(c.name, type(c.after).__name__, f"{c.after!r}, was {c.before!r}: {c.reason}"))
         rows += [Quantity(name, getattr(first, name), meaning) for name, meaning in _STABLE.items()]
-        rows += [Quantity(f"limit_{number}", "condition", text) for number, text in enumerate(self.limits, start=1)]
-        return rows
+        return [*rows, Quantity("limits", list(self.limits), "conditions of the result")]
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """Draw the temperature over the batch size for both rules and unchanged settings, and at a large curvature."""

@@ -11,6 +11,7 @@ from dashpot.analysis.closed_loop import by_product, by_rate, roots, spectral_ra
 from dashpot.analysis.linear_form import LARGEST, SMALLEST, LinearForm, linear_form
 from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.result import Analysis, Quantity, text_of
+from dashpot.analysis.wording import number
 from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError
 
@@ -225,7 +226,7 @@ def undefined(form: LinearForm) -> tuple[str, ...]:
     if form.rate == 0:
         found.append("The learning rate is 0, so that gradients do not change the weight.")
     if form.rate and usable_rate(form) is None:
-        found.append(f"The learning rate {text_of(form.rate)} is outside [{SMALLEST:g}, {LARGEST:g}].")
+        found.append(f"The learning rate {text_of(form.rate)} is outside [{number(SMALLEST)}, {number(LARGEST)}].")
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dashpot.analysis.wording import number, unbroken
 from dashpot.utils.html import element, escape, page_part, table
 
 if TYPE_CHECKING:
@@ -73,21 +74,23 @@ class Analysis(ABC):
     def _repr_html_(self) -> str:
         """Return the summary, the table and the conditions for notebooks."""
         rows, notes = self._rows()
-        parts = [element("p", escape(self.summary())), table(["number", "value", "meaning"], rows) if rows else ""]
+        parts = [
+            element("p", escape(unbroken(self.summary()))),
+            table(["number", "value", "meaning"], [[unbroken(cell) for cell in row] for row in rows]) if rows else "",
+        ]
         return page_part("".join([*parts, *(element("p", escape(note), "opacity:.7") for note in notes)]))
 
 
 def text_of(value: Any) -> str:
     """Format a value with at most four significant digits.
 
-    >>> text_of(0.052631578), text_of(None), text_of([1.0, 2.5]), text_of(12345.6)
-    ('0.05263', '-', '1, 2.5', '12350')
+    >>> text_of(0.052631578), text_of(None), text_of([1.0, 2.5]), text_of(12345.6), text_of(True)
+    ('0.05263', '-', '1, 2.5', '12 350', 'yes')
     """
     if value is None:
         return "-"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(text_of, value))
-    if isinstance(value, float):
-        text = f"{value:.4g}"
-        return f"{float(text):.0f}" if "e+0" in text and abs(value) < 1e6 else text
-    return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value, 4) if isinstance(value, float) else str(value)
