@@ -154,3 +154,61 @@ def test_temperature_of_ascent_held_by_decay_is_undefined():
     assert "no Gibbs density" in result.summary()
     with pytest.raises(ArgumentError, match="the temperature is undefined"):
         result.gibbs(np.square, [0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        RationalFilter((), (1 - 1e-9, 0.5)),
+        RationalFilter((), (0.99998, 0.99998)),
+        RationalFilter((), (0.99,) * 4),
+        dp.Recipe(dp.Filter(1 - 1e-9), dp.Filter(0.5, slot="second"), lr=0.1),
+    ],
+)
+def test_clustered_poles_of_higher_order_are_undefined_with_a_reason(section):
+    for result in (response(section), stability(section, 0.5), temperature(section, 0.5)):
+        assert "too close to 1 for double precision" in result.summary()
+    with pytest.raises(ArgumentError, match="the filter is undefined"):
+        response(section).equivalents()
+
+
+@pytest.mark.parametrize("poles", [(0.999, 0.999), (0.9999, 0.99), (0.98, 0.98, 0.98, 0.93)])
+def test_least_supported_distances_have_accurate_limits(poles):
+    """At the limit, a pair of roots is on the unit circle at an angle w with s = |1 - z| prod |z - p|/z^n."""
+    section = RationalFilter((), poles, float(np.prod([1 - p for p in poles])))
+    limit = stability(section).largest_product
+    angles = np.geomspace(1e-6, np.pi, 400_000)
+    z = np.exp(1j * angles)
+    s = (1 - z) * np.prod([z - p for p in poles], axis=0) / (section.gain * z ** len(poles))
+    crossings = s.real[:-1][(np.diff(np.sign(s.imag)) != 0) & (s.real[:-1] > 0)]
+    assert limit == pytest.approx(min(crossings), rel=1e-3)  # the grid of angles has steps of 4e-5, relative
+
+
+def test_half_power_of_a_pole_near_one_does_not_round_to_zero():
+    for distance in (1e-3, 1e-9):
+        # |H|^2 = d^2/(d^2 + w^2) for small distances d of the pole from 1, relative error of order d
+        assert response(dp.Filter(1 - distance)).half_power == pytest.approx(distance, rel=2 * distance + 1e-6)
+    assert response(dp.Filter(0.5, 1 - 1e-9)).half_power is None
+
+
+@pytest.mark.parametrize("section", [RationalFilter((1.0,), (0.5,)), RationalFilter((2.0,), (0.5,)), -1.0, 0.0])
+def test_equivalents_without_positive_dc_gain_are_none(section):
+    section = section if isinstance(section, RationalFilter) else RationalFilter(gain=section)
+    found = response(section).equivalents(batch=2)
+    assert {item.settings for item in found.values()} == {None}
+    assert all("DC gain is not positive" in item.note for item in found.values())
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (RationalFilter((0.5j, -0.5j), ()), "a weighted sum of the latest 3 gradients"),
+        (dp.Filter(0.5, gain=0.0, normalise="none"), "The gain is 0: gradients have no effect."),
+    ],
+)
+def test_summary_of_unusual_filters(section, words):
+    assert words in response(section).summary()
+
+
+def test_mean_delay_of_cancelling_ages_is_zero():
+    assert response(RationalFilter((), (0.9 + 0.3j, 0.9 - 0.3j), 0.1)).mean_delay == 0  # the real part of p/(1-p) is 0

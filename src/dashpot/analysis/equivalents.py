@@ -25,10 +25,8 @@ def equivalents(section: RationalFilter, rate: float | None, batch: int | None =
     check("equivalents", "batch", batch, _BATCH)
     lr = 1.0 if rate is None else rate
     names = ("torch_sgd", "average", "qhm", "autosgm", "filter", "length", *(() if batch is None else ("examples",)))
-    form = section.first_order
-    if form is None or form[0] < 0:
-        order = f"The filter has order {section.order}; this form has one pole and one zero."
-        note = order if form is None else "The pole is negative; this form has a pole in [0, 1)."
+    form, note = section.first_order, _obstacle(section)
+    if form is None or note:
         return {name: Equivalent(None, note) for name in names}
     point = Point(*form)
     found = {
@@ -42,6 +40,20 @@ def equivalents(section: RationalFilter, rate: float | None, batch: int | None =
     if batch is not None:
         found["examples"] = _examples(point, lr, batch)
     return found
+
+
+def _obstacle(section: RationalFilter) -> str:
+    """Return the reason why no form has the filter; empty otherwise."""
+    form = section.first_order
+    if form is None:
+        return f"The filter has order {section.order}; this form has one pole and one zero."
+    if form[0] < 0:
+        return "The pole is negative; this form has a pole in [0, 1)."
+    return (
+        ""
+        if section.dc_gain > 0
+        else "The DC gain is not positive; the learning rate of this form would not be either."
+    )
 
 
 def _torch_sgd(point: Point, lr: float) -> Equivalent:

@@ -140,6 +140,10 @@ class Response(Analysis):
         """Return the memory and smoothing of the filter in one or two sentences."""
         if self.form.filter is None:
             return " ".join(f"Undefined: {text}" for text in self.reasons)
+        if self.gain == 0:
+            return "The gain is 0: gradients have no effect."
+        if self.time_constant == 0 and self.form.filter.order > 1:
+            return f"The direction is a weighted sum of the latest {self.form.filter.order + 1} gradients."
         if self.form.filter.reduced().order == 0:
             factor = "" if self.gain == 1 else f", times {text_of(self.gain)}"
             return f"No memory: the direction is the latest gradient{factor}."
@@ -240,10 +244,10 @@ def half_power(section: RationalFilter) -> float | None:
     if form is None:
         return _search_half_power(section)
     pole, zero, _ = form
-    unit = ((1 - pole) / (1 - zero)) ** 2
-    top, bottom = 1 + pole**2 - 2 * unit * (1 + zero**2), 2 * pole - 4 * unit * zero
-    cosine = top / bottom if bottom else math.inf
-    return math.acos(cosine) if -1 <= cosine <= 1 else None
+    # sin(w/2)^2 = (1-p)^2/(4 (p - 2 u q)), u = ((1-p)/(1-q))^2, without the cancellation of 1 - cos(w)
+    room = pole - 2 * ((1 - pole) / (1 - zero)) ** 2 * zero
+    sine = (1 - pole) / (2 * math.sqrt(room)) if room > 0 else math.inf
+    return 2 * math.asin(sine) if sine <= 1 else None
 
 
 def _search_half_power(section: RationalFilter) -> float | None:

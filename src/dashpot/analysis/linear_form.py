@@ -40,7 +40,6 @@ from dashpot.utils.scalars import is_number, read
 
 SMALLEST, LARGEST = 1e-30, 1e30
 """Range of positive numbers in which no product of a closed form overflows or is rounded to 0."""
-
 _NADAM_DECAY = -math.log(0.96)  # NesterovMoment: 0.96^(t momentum_decay)
 
 
@@ -121,15 +120,24 @@ def linear_form(recipe: Any, owner: str = "linear_form", step: int | None = None
 
 
 def _within_range(form: LinearForm) -> LinearForm:
-    """Return a form without its filter if products of its numbers may overflow."""
+    """Return a form without its filter if double precision does not suffice for its numbers."""
     if form.filter is None:
         return form
     gain, roots = abs(form.filter.gain), (*form.filter.zeros, *form.filter.poles)
     decays = form.coupled_decay, form.fixed_shrink, form.shrink_per_rate
-    if max(map(abs, (gain, *roots, *decays))) <= LARGEST and (gain == 0 or gain >= SMALLEST):
+    if max(map(abs, (gain, *roots, *decays))) > LARGEST or 0 < gain < SMALLEST:
+        reason = f"A gain, zero or decay has a magnitude outside [{SMALLEST:g}, {LARGEST:g}]."
+    elif form.filter.first_order is None and _is_ill_conditioned(form.filter.reduced()):
+        reason = f"The poles of the filter of order {form.filter.order} are too close to 1 for double precision."
+    else:
         return form
-    reason = f"A gain, zero or decay has a magnitude outside [{SMALLEST:g}, {LARGEST:g}]."
     return dataclasses.replace(form, filter=None, reasons=(*form.reasons, reason))
+
+
+def _is_ill_conditioned(section: RationalFilter) -> bool:
+    """Return whether the roots of a polynomial that contains the poles of a stable filter are inaccurate."""
+    inside = [pole for pole in section.poles if abs(pole) < 1]
+    return any(1 - abs(pole) < 1e-5 for pole in inside) or math.prod(abs(1 - pole) for pole in inside) < 5e-7
 
 
 def _evaluated(recipe: Recipe, owner: str, step: int | None) -> tuple[Recipe, float, list[str]]:

@@ -106,7 +106,9 @@ class RationalFilter:
         """Mean of k under the weights h_k/sum(h), sum pole/(1 - pole) - sum zero/(1 - zero); None if sum(h) is 0."""
         if self.dc_gain == 0:
             return None
-        return float(sum((p / (1 - p)).real for p in self.poles) - sum((q / (1 - q)).real for q in self.zeros))
+        ages = [p / (1 - p) for p in self.poles] + [-q / (1 - q) for q in self.zeros]
+        total = math.fsum(age.real for age in ages)
+        return total if abs(total) > 1e-12 * max(map(abs, ages), default=0.0) else 0.0  # rounding of terms that cancel
 
     @property
     def noise_gain(self) -> float:
