@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dashpot.figures import Page, Section
 
 
-NARROW_TABLES = """<style>@media screen and (max-width: 40rem) {
+TABLE_STYLE = """<style>.findings td.text { white-space: nowrap; }
+@media screen and (max-width: 40rem) {
 .findings table, .findings thead, .findings tbody { display: block; width: 100%; }
 .findings tr { display: grid; border-bottom: 1px solid var(--grid); }
 .findings tr { grid-template-columns: minmax(0, 2fr) minmax(0, 1.2fr) minmax(0, 1fr); }
@@ -24,7 +25,7 @@ NARROW_TABLES = """<style>@media screen and (max-width: 40rem) {
 .findings th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
 .findings thead th:first-child { display: none; }
 }</style>"""
-"""Style that places the quantity above its numbers on narrow screens."""
+"""Style of measurements; on narrow screens, the quantity is above its numbers."""
 
 
 def write_page(outcome: Outcome, path: str | Path, *, command: str | None = None) -> Path:
@@ -89,7 +90,7 @@ def _claim(claim: Claim, found: Sequence[Finding], index: int) -> str:
     """Return a claim, its measurements and their limits."""
     from dashpot.figures import html_table
 
-    text = NARROW_TABLES if index == 0 else ""
+    text = TABLE_STYLE if index == 0 else ""
     text += f"<blockquote>{html.escape(claim.text)}</blockquote>"
     if not found:
         return text
@@ -109,4 +110,11 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
+    """Return a setting as text.
+
+    >>> _text({"SGD": 0.1, "Adam": 0.01}), _text([1, 2]), _text(3)
+    ('SGD: 0.1, Adam: 0.01', '1, 2', '3')
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -30,8 +30,7 @@ def losses(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
             steps = np.arange(len(values))[::every]
             line = panel.plot(steps, values[::every], style, markersize=4, color=color(index), label=NAMES[name])[0]
             tag(line, name, NAMES[name])
-        panel.set(title=method, xlabel="step", yscale="log")
-        panel.minorticks_off()
+        panel.set(title=method, xlabel="step", ylim=(0, None))
     axes[0].set_ylabel("loss")
     axes[0].legend(fontsize="small")
     return figure

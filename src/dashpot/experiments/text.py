@@ -47,8 +47,8 @@ def limit_texts(findings: Sequence[Finding]) -> list[str]:
 def _with_interval(finding: Finding) -> str:
     """Return the measured value, with the half width of a symmetric interval, or with the ends of an asymmetric one.
 
-    The half width has two significant digits, and the mean has as many decimals. Half widths below 1e-9 of the mean
-    are rounding errors and omitted.
+    The half width has two significant digits, and the mean has as many decimals. Half widths below 1e-6 of the mean
+    are omitted.
 
     >>> _with_interval(Finding("a", "a", 0.33271, 0.33131, 0.33411))
     '0.3327 ± 0.0014'
@@ -56,7 +56,7 @@ def _with_interval(finding: Finding) -> str:
     ('0.9, 0.5 to 1', '2')
     """
     below, above = finding.measured - finding.low, finding.high - finding.measured
-    if max(abs(below), abs(above)) <= 1e-9 * abs(finding.measured):
+    if max(abs(below), abs(above)) <= 1e-6 * abs(finding.measured):
         return number(finding.measured)
     if math.isclose(below, above, rel_tol=1e-3):
         return mean_with_half_width(finding.measured, above)

@@ -138,13 +138,13 @@ def _theme() -> str:
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return an escaped HTML table whose first column contains row headings.
 
-    Columns whose cells all begin with a digit or sign are right-aligned, other columns are left-aligned.
+    Columns whose cells all begin with a digit, sign or parenthesis are right-aligned, other columns are left-aligned.
 
     >>> "<td>1.5</td>" in html_table(["name", "value"], [["gain", "1.5"]])
     True
     """
     cells = [[str(cell) for cell in row] for row in rows]
-    numeric = [all(row[column][:1] in "0123456789-+−." for row in cells) for column in range(len(header))]
+    numeric = [all(row[column][:1] in "0123456789-+−.(" for row in cells) for column in range(len(header))]
     kinds = ["" if is_number else ' class="text"' for is_number in numeric]
     head = "".join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in zip(header, kinds, strict=True))
     lines = []
