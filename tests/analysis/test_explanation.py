@@ -163,6 +163,8 @@ def test_recipe_with_schedule_is_explained_at_the_highest_learning_rate():
         dp.explain("adamw", lr=0.1, schedule=schedule),
     ):
         assert "Values after 100 steps, where the learning rate is highest; the schedule changes lr." in found.notes
+        course = "The factor of lr starts at 0.01, is highest, 1, after 100 steps, and ends at 3.05e-6 over 1000 steps."
+        assert course in found.notes
         assert found.parts[0].to_dict()["lr"] == 0.1
 
 

@@ -265,7 +265,7 @@ def _titled(part: Part, title: str) -> str:
 
 
 def _is_defined(item: Quantity) -> bool:
-    return item.value is not None
+    return item.value is not None and item.value != []
 
 
 def _cells(item: Quantity) -> tuple[str, str, str]:

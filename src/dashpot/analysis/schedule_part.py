@@ -33,7 +33,7 @@ def schedule_part(name: str, schedule: Any, steps: int | None, lr: float) -> Par
     is_torch = isinstance(schedule, LRScheduler)
     length = steps or (_torch_length(schedule) if is_torch else span(schedule))
     values = rates(schedule, length, lr)
-    said: list[str] = [_shape(name, values)]
+    said: list[str] = [course(name, values)]
     details: list[Detail] = []
     if is_torch or not schedule.absolute:
         details, words = _sums(schedule, length, lr)
@@ -56,8 +56,8 @@ def _torch_length(scheduler: LRScheduler) -> int:
     return (tail and (tail.ends or tail.period)) or _LENGTH
 
 
-def _shape(name: str, values: list[float]) -> str:
-    """Describe the course of the values."""
+def course(name: str, values: list[float]) -> str:
+    """Return a sentence on the first, extreme and last values of a schedule."""
     over = f"over {count(len(values), 'step', digits=3)}"
     ends = values[0], values[-1]
     if min(values) == max(values):

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dashpot.analysis.schedule_part import course
+from dashpot.analysis.travel import rates
 from dashpot.analysis.wording import joined
 from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
@@ -22,6 +24,8 @@ from dashpot.schedules.notebook import span
 from dashpot.stages.base import Stage, replaced
 from dashpot.utils.format import ranges
 from dashpot.utils.scalars import read
+
+_LONGEST = 100_000  # steps of a schedule whose course is described
 
 
 class Subject(NamedTuple):
@@ -141,7 +145,11 @@ def _scheduled(schedules: Mapping[str, Schedule], step: int) -> tuple[str, ...]:
     names = f"the schedules change {names}" if len(schedules) > 1 else f"the schedule changes {names}"
     is_peak = "lr" in schedules and step > 0 and step == _peak_step(schedules)
     peak = ", where the learning rate is highest" if is_peak else ""
-    return (f"Values after {step} step{'' if step == 1 else 's'}{peak}; {names}.",)
+    notes = (f"Values after {step} step{'' if step == 1 else 's'}{peak}; {names}.",)
+    steps = span(schedules["lr"]) if "lr" in schedules else 0
+    if not 1 < steps <= _LONGEST:
+        return notes
+    return (*notes, course("The factor of lr", rates(schedules["lr"], steps, 1.0)))
 
 
 def _clipping(optimizer: Optimizer) -> tuple[str, ...]:
