@@ -5,6 +5,7 @@ import pytest
 
 import dashpot as dp
 from dashpot.analysis import RationalFilter, response, stability, stability_region, temperature
+from dashpot.analysis.explanation import _fill_last_row
 from dashpot.errors import ArgumentError
 from dashpot.figures import new_figure, svg
 
@@ -109,3 +110,11 @@ def test_region_covers_unstable_and_decayed_settings():
 def test_invalid_regions_raise(call, message):
     with pytest.raises(ArgumentError, match=message.replace(".", r"\.")):
         call()
+
+
+def test_last_row_of_combined_figure_has_no_empty_cell():
+    figure, axes = new_figure("test", 2, 3)
+    axes[5].remove()
+    _fill_last_row(figure, axes[:5], 3)
+    columns = [axes[index].get_subplotspec().colspan for index in range(5)]
+    assert [(span.start, span.stop) for span in columns] == [(0, 2), (2, 4), (4, 6), (0, 3), (3, 6)]

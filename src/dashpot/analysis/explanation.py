@@ -176,6 +176,7 @@ class Explanation(Analysis):
             figure, axes = new_figure("Explanation.plot", rows, columns, size=(4.0 * columns, 3.2 * rows))
             for unused in axes[panels:]:
                 unused.remove()
+            _fill_last_row(figure, axes[:panels], columns)
             figure.suptitle(part.label)
         if not part.details:
             axes[0].set_axis_off()
@@ -250,6 +251,18 @@ class Explanation(Analysis):
             return ""
         drawing = svg(self.plot(), key=f"explain-{self.title.lower()}", title=f"Figures of {self.title}")
         return element("div", drawing, NOTEBOOK_COLORS)
+
+
+def _fill_last_row(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """Widen the axes of an incomplete last row, so that there is no empty cell."""
+    last = len(axes) % columns
+    if last == 0:
+        return
+    full = len(axes) - last
+    grid = figure.add_gridspec(full // columns + 1, columns * last)
+    for index, panel in enumerate(axes):
+        place, width = (index % columns, last) if index < full else (index - full, columns)
+        panel.set_subplotspec(grid[index // columns, width * place : width * (place + 1)])
 
 
 def _capital(text: str) -> str:
