@@ -76,6 +76,7 @@ def test_experiment_json_is_one_line_and_writes_no_page(dashpot, tmp_path):
         (["avrages"], "did you mean 'averages'"),
         (["averages", "--seed", "x"], "must be an integer"),
         (["averages", "--out", "."], "Cannot write .: it is a folder."),
+        (["averages", "--out", "page.pdf"], "experiment: --out must end in .html, got page.pdf."),
     ],
 )
 def test_experiment_with_invalid_options_prints_one_sentence(dashpot, words, message):

@@ -63,6 +63,7 @@ def test_outcome_text_shows_claims_numbers_and_verdict():
     )
     outcome = Outcome((Claim("slides", "first"), Claim("lesson", "second")), findings, HOLDS_WITH_LIMITS, "Reason.")
     text = outcome_text(outcome)
+    assert str(outcome) == repr(outcome) == text
     for part in (
         "Claim (slides): first",
         "0.0526, 0.05 to 0.055",

@@ -42,11 +42,12 @@ def experiment(
     path = Path("runs") / f"experiment-{name}.html" if out is None and not json else out
     if path is not None:
         check_writable(path)
+        if path.suffix.lower() != ".html":
+            raise ArgumentError(f"experiment: --out must end in .html, got {path}.")
     if not json:  # the output is a single line of JSON
         print_first_line(f"Running the experiment {name} with seeds {seed} to {seed + seeds - 1}.")
     from dashpot.experiments import run, write_page
     from dashpot.experiments.page import command_of
-    from dashpot.experiments.text import outcome_text
     from dashpot.runs.environment import machine, versions
     from dashpot.utils.format import duration
     from dashpot.utils.strict_json import encode
@@ -59,7 +60,7 @@ def experiment(
     if json:
         print(encode({"command": command, **outcome.to_dict(), "versions": versions(), "machine": machine()}))
     else:
-        print(f"\n{outcome_text(outcome)}\n\nTime: {duration(time.perf_counter() - start)}", flush=True)
+        print(f"\n{outcome}\n\nTime: {duration(time.perf_counter() - start)}", flush=True)
     if path is not None:
         write_page(outcome, path, command=command)
         if not json:

@@ -77,9 +77,9 @@ class Panel:
     claim: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
-    """Result of an experiment.
+    """Result of an experiment. `print` shows claims, measurements and the verdict.
 
     Args:
         claims: Tested statements.
@@ -100,6 +100,16 @@ class Outcome:
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    def __str__(self) -> str:
+        """Return claims, measurements and the verdict, as printed by `dashpot experiment`."""
+        from dashpot.experiments.text import outcome_text
+
+        return outcome_text(self)
+
+    def __repr__(self) -> str:
+        """Return the same as `str`, for interactive sessions."""
+        return str(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome without its figures as JSON-serializable data."""
