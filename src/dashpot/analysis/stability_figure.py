@@ -88,7 +88,8 @@ def _over_products(panel: Axes, region: StabilityRegion, critical: np.ndarray) -
     [limit] = panel.plot(region.poles, region.upper, color=color("unstable"), label="limit")
     tag(limit, "stability-limit", "stability limit")
     panel.text(0.03, 0.96, "unstable", va="top", color=color("unstable"), transform=panel.transAxes)
-    panel.plot(region.poles, critical, color=color("muted"), linestyle="--", label="critical")  # damping
+    [damping] = panel.plot(region.poles, critical, color=color("muted"), linestyle="--", label="critical")
+    tag(damping, "critical-damping", "critical damping")
     panel.set_ylim(region.values[0], region.values[-1])
     panel.set_ylabel("learning rate x gain x curvature")
     panel.set_title(f"spectral radius, zero {text_of(region.zero)}")
