@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GROWTH_NOTE = (
-    "Root mean square of the gradient with respect to the state, relative to the last step, for one network of each "
-    "seed; dashed: growth by the factor 1.2 per step."
+    "Root mean square of the gradient with respect to the state, relative to the last step: median and quartiles of 50 "
+    "networks per seed; dashed: growth by the factor 1.2 per step."
 )
 TRAINING_NOTE = (
     "Median over seeds. A line ends at the step from which on the median network is not finite. The norm of the "
@@ -33,10 +33,12 @@ def growth(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:
     """Draw the size of the gradient against the number of steps back through time."""
     figure, (panel,) = style.new_figure("growth", size=(6.4, 3.4), ax=ax)
     shown = data["growth"]
-    for index, sizes in enumerate(shown["nets"]):
-        line = panel.plot(shown["back"], sizes, color=style.color(index), linewidth=1)[0]
-        style.tag(line, f"net-{index}", f"network {index}")
     back = np.array(shown["back"])
+    panel.fill_between(back, shown["lower"], shown["upper"], color=style.color(0), alpha=0.2, linewidth=0)
+    for name in ("lower", "median", "upper"):
+        words = name if name == "median" else f"{name} quartile"
+        line = panel.plot(back, shown[name], color=style.color(0), linewidth=1.6 if name == "median" else 0.6)[0]
+        style.tag(line, name, words)
     panel.plot(back, 1.2**back, "--", color=style.color("ink"), label="factor 1.2")
     panel.set(xlabel="steps back from the last", ylabel="size of the gradient", yscale="log")
     panel.legend()
@@ -67,7 +69,7 @@ def cliff(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:
     loss = cliff_loss(*grid).numpy()
     extent = (w[0], w[-1], b[0], b[-1])
     image = panel.imshow(loss, origin="lower", aspect="auto", extent=extent, cmap="cividis")
-    for name, line_color, label in (("none", "#ff6a3d", "no clipping"), ("norm", "#fefefe", "max_norm 0.1")):
+    for name, line_color, label in (("none", "#ff6a3d", "no clipping"), ("norm", "#12a5d8", "max_norm 0.1")):
         path = data["cliff"][name]
         line = panel.plot(path["w"], path["b"], ".-", color=line_color, markersize=3, linewidth=1, label=label)
         style.tag(line[0], f"path-{name}", label)

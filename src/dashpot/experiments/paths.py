@@ -34,7 +34,7 @@ REASON = (
     "its best rate, but the larger momentum is not always the faster one. RMSprop and Adam take even steps and do not "
     "depend on the condition number of a ravine along the axes; in a rotated ravine they do. Adam and RMSprop leave "
     "saddles and plateaus early; momentum does so through its effective rate. In random Gaussian functions, the share "
-    "of minima among the critical points halves with every dimension."
+    "of minima among the critical points at least halves with every dimension."
 )
 DIMENSIONS = (1, 2, 3, 4, 5, 6)
 

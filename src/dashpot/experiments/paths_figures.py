@@ -39,8 +39,9 @@ def ravine(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
         for index, (name, item) in enumerate(data["ravine"][place].items()):
             path = np.asarray(item["path"])
             _path(panel, path[:, ::-1], index, name, marks=1 if place == "same rate" else None)
-        rates = ", ".join(f"{item['lr']:.3g}" for item in data["ravine"][place].values())
-        panel.set(title=f"At the {place}: lr {rates}", ylabel="across", xlim=(-4, 11.5), ylim=(-2.4, 2.4))
+        rates = [f"{item['lr']:.3g}" for item in data["ravine"][place].values()]
+        title = f"lr {rates[0]}; RMSprop and Adam: {rates[-1]}" if place == "same rate" else "Best rates"
+        panel.set(title=title, ylabel="across", xlim=(-4, 11.5), ylim=(-2.4, 2.4))
     axes[0].legend(fontsize="small", loc="upper left")
     axes[1].set_xlabel("along the ravine")
     return figure

@@ -96,8 +96,8 @@ def saddle_findings(seeds: Sequence[int], *, quick: bool) -> list[Finding]:
 
 def predicted_plateau(name: str) -> float:
     """Return the number of steps over a distance of 1 with the constant gradient `SLOPE`."""
-    if name == "Adam":  # every step is lr
-        return math.ceil(1 / LR)
+    if name == "Adam":  # every step is lr/(1 + eps/SLOPE) with eps 1e-8
+        return math.ceil((1 + 1e-8 / SLOPE) / LR)
     if name == "RMSprop":  # torch does not correct the average: the step is lr/sqrt(1 - 0.99^t)
         travelled = torch.cumsum(LR / (1 - 0.99 ** torch.arange(1, 2000, dtype=torch.float64)).sqrt(), 0)
         return 1.0 + int((travelled < 1).sum())

@@ -23,8 +23,8 @@ WELLS_NOTE = (
     "crossings of the barrier, with the mean first passage time of the diffusion."
 )
 BARS_NOTE = (
-    "Stationary loss with 95 % intervals over seeds, and the closed form (bars). Top: lr .02. Bottom: batches of 1, 4 "
-    "and 16 at fixed lr, with lr = B lr0 (scaled), and for the heavy ball with lr = (1 - mu) B lr0 (heavy)."
+    "Stationary loss with 95 % intervals over seeds (dots), and the closed form (rings). First: lr .02. Second: "
+    "batches of 1, 4 and 16 at fixed lr, with lr = B lr0, and for the heavy ball with lr = (1 - mu) B lr0."
 )
 LEVELS_NOTE = (
     "Softmax regression on the digits; the rate is halved twice. The training loss contains the L2 penalty, the "
@@ -44,9 +44,9 @@ def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     shape = 5  # half the number of weights per model
     for index, (lr, item) in enumerate(data["rates"].items()):
         heat, color = item["temperature"], style.color(index)
-        x = np.linspace(-0.6, 0.6, 49)
+        x = np.linspace(-0.6, 0.6, 97)
         _series(weights, item["weights"], x, np.exp(-(x**2) / (2 * heat)) / math.sqrt(2 * math.pi * heat), color, lr)
-        x = np.linspace(0.001, 0.4, 49)
+        x = np.linspace(0.001, 0.4, 121)
         gamma = x ** (shape - 1) * np.exp(-x / heat) / (math.gamma(shape) * heat**shape)
         _series(losses, item["losses"], x, gamma, color, lr)
     weights.set(xlabel="weight", ylabel="density")
@@ -86,23 +86,27 @@ def bars(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw the stationary losses against momentum and batch size."""
     figure, (momentum, batch) = style.new_figure("bars", 2, size=(6.4, 5.6), ax=ax)
     _bars(momentum, data["momentum"])
-    momentum.legend()
-    titles = {"fixed": "fixed", "scaled": "scaled", "momentum": "heavy"}
-    rows = [{**row, "name": f"{titles[kind]}\n{row['name']}"} for kind in titles for row in data["batches"][kind]]
+    momentum.legend(loc="upper right")
+    titles = {"fixed": "fixed lr", "scaled": "lr = B lr0", "momentum": "(1 - mu) B lr0"}
+    rows = [{**row, "name": f"{titles[kind]}, {row['name']}"} for kind in titles for row in data["batches"][kind]]
     _bars(batch, rows)
     return figure
 
 
 def _bars(panel: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    places = range(len(rows))
-    panel.bar(places, [row["predicted"] for row in rows], color=style.color("rule"), width=0.6, label="predicted")
+    """Draw measured and predicted losses, one row for each setting, from top to bottom."""
+    places = range(len(rows), 0, -1)
+    predicted = [row["predicted"] for row in rows]
+    panel.plot(predicted, places, "o", markersize=9, fillstyle="none", color=style.color("ink"), label="predicted")
     measured = [row["measured"] for row in rows]
     errors = [[row["measured"] - row["low"] for row in rows], [row["high"] - row["measured"] for row in rows]]
-    points = panel.errorbar(places, measured, errors, fmt="o", markersize=4, color=style.color(0), label="measured")
+    points = panel.errorbar(
+        measured, places, xerr=errors, fmt="o", markersize=4, color=style.color(0), label="measured"
+    )
     style.tag(points[0], f"loss-{len(rows)}", "stationary loss")
-    panel.set(yscale="log", ylabel="stationary loss", xticks=list(places))
-    panel.set_xticklabels([row["name"] for row in rows], fontsize=7)
-    panel.grid(False, axis="x")
+    panel.set(xscale="log", xlabel="stationary loss", yticks=list(places), ylim=(0.4, len(rows) + 0.6))
+    panel.set_yticklabels([row["name"] for row in rows])
+    panel.grid(False, axis="y")
 
 
 def levels(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:

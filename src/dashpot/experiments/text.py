@@ -77,7 +77,7 @@ def mean_with_half_width(mean: float, half: float) -> str:
         return f"{number(mean)} ± {half:.1g}"
     largest = max(abs(mean), half)
     power = math.floor(math.log10(largest))
-    if power < -3 or power > 5:
+    if power < -4 or power > 5:
         return f"({mean_with_half_width(mean / 10.0**power, half / 10.0**power)})e{power:+03d}"
     decimals = max(0, 1 - math.floor(math.log10(half)))
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
