@@ -108,7 +108,15 @@ class Reach(Analysis):
         if self.total_limit is not None and math.isfinite(self.total_limit):
             sums.axhline(self.total_limit, linestyle="--", linewidth=1, color=color("muted"))
             place = (len(self.values), self.total_limit)
-            sums.annotate("infinitely many steps", place, ha="right", va="bottom", color=color("muted"))
+            sums.annotate(
+                "infinitely many steps",
+                place,
+                (0, 2),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                color=color("muted"),
+            )
             sums.margins(y=0.15)
         sums.set_ylabel("sum of the rate")
         sums.set_xlabel("steps")
