@@ -103,7 +103,7 @@ def _bars(panel: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     points = panel.errorbar(
         measured, places, xerr=errors, fmt="o", markersize=4, color=style.color(0), label="measured"
     )
-    style.tag(points[0], f"loss-{len(rows)}", "stationary loss")
+    style.tag(points[0], f"loss-{len(rows)}", "measured")
     panel.set(xscale="log", xlabel="stationary loss", yticks=list(places), ylim=(0.4, len(rows) + 0.6))
     panel.set_yticklabels([row["name"] for row in rows])
     panel.grid(False, axis="y")
