@@ -254,7 +254,7 @@ class Explanation(Analysis):
 
 
 def _fill_last_row(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
-    """Widen the axes of an incomplete last row, so that there is no empty cell."""
+    """Widen the axes of an incomplete last row, so that no cell is empty."""
     last = len(axes) % columns
     if last == 0:
         return

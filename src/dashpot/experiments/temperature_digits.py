@@ -13,7 +13,7 @@ from dashpot.experiments.progress import report_progress, tracked
 from dashpot.experiments.result import Finding
 from dashpot.experiments.snapshots import snapshots
 
-TOLERANCE = 0.15
+TOLERANCE = 0.05
 """Relative tolerance of the predicted excess loss: the quadratic form around the minimum is an approximation."""
 
 
