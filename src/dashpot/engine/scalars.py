@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -73,7 +74,9 @@ def unpack(
 
 def example_records(stages: Iterable[BoundStage]) -> tuple[Any, ...]:
     """Return the scalars of each stage at the first step; their types and lengths are the same at every step."""
-    return tuple(bound.stage.prepare(_EXAMPLE) for bound in stages)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the step itself issues the warnings of a stage
+        return tuple(bound.stage.prepare(_EXAMPLE) for bound in stages)
 
 
 def width(stages: Sequence[BoundStage], records: Sequence[Any]) -> int:
