@@ -85,6 +85,11 @@ class LinearForm:
         return bool(self.denominators)
 
     @property
+    def vanishes(self) -> bool:
+        """Whether a denominator grows without limit, so that the step per gradient tends to 0 (AdaGrad)."""
+        return any(map(_grows, self.denominator_stages))
+
+    @property
     def shrink(self) -> float | None:
         """Fraction of the weight subtracted per step by decoupled decay; None if it depends on an undefined rate."""
         if self.shrink_per_rate == 0:
@@ -253,8 +258,13 @@ def _denominator(walk: _Walk, stage: Stage) -> None:
     if not walk.denominators:
         walk.limits.append("The denominator d is treated as constant.")
     walk.denominators.append(stage)
-    if isinstance(stage, SecondMoment) and stage.average == "sum" and stage.beta == 1:
+    if _grows(stage):
         walk.limits.append("d is the root of a sum over all steps, so that h/d decreases.")
+
+
+def _grows(stage: Stage) -> bool:
+    """Return True for a denominator that grows without limit, the root of a sum over all steps."""
+    return isinstance(stage, SecondMoment) and stage.average == "sum" and bool(stage.beta == 1)
 
 
 def _curvature(walk: _Walk, stage: Curvature) -> None:

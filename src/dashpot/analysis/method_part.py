@@ -17,7 +17,6 @@ from dashpot.analysis.stationary_variance import temperature
 from dashpot.analysis.subject import Subject
 from dashpot.analysis.wording import number, short_exponents
 from dashpot.errors import ArgumentError
-from dashpot.stages import SecondMoment
 
 
 class Questions(NamedTuple):
@@ -78,13 +77,8 @@ def _settings(form: LinearForm) -> list[Quantity]:
 
 
 def _memory(subject: Subject, form: LinearForm) -> Answer:
-    grows = any(
-        isinstance(stage, SecondMoment) and stage.average == "sum" and stage.beta == 1
-        for stage in subject.recipe.active()
-    )
-    notes = ["The denominator d grows with every gradient, so that steps become smaller."] if grows else []
     details = [] if form.filter is None else [Detail("Filter", response(subject.recipe), 3)]
-    return Answer(memory_sentences(subject.name, subject.recipe, form), details, notes)
+    return Answer(memory_sentences(subject.name, subject.recipe, form), details, [])
 
 
 def _equivalents(subject: Subject, form: LinearForm, batch_size: int | None) -> dict[str, list[Quantity]]:

@@ -13,12 +13,12 @@ from dashpot.stages import CenteredMoment, SecondMoment, Stage
 
 def missing_reason(form: LinearForm) -> str | None:
     """Return the reason why a recipe has no root-mean-square denominator; None if it has one."""
+    if form.vanishes:
+        return "The denominator grows with every gradient and has no stationary value."
     if len(form.denominators) != 1:
         return 'denominator="rms" requires a single denominator.'
     stage = form.denominator_stages[0]
     if isinstance(stage, SecondMoment):
-        if stage.average == "sum" and stage.beta == 1:
-            return "The denominator grows with every gradient and has no stationary value."
         if stage.maximum:
             return "The denominator is a maximum over all steps and has no stationary value."
         return None if stage.nu == 1 else "The denominator depends on the gradient of the step (nu below 1)."

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+VANISHING = "lr/d tends to 0 as d grows, so that there is no stationary variance."
+
+
 @dataclass(frozen=True, repr=False)
 class Temperature(Analysis):
     """Result of `temperature`. Numbers that the theory does not define are None, with the reason in `reasons`.
@@ -229,6 +232,8 @@ def _at_denominator(problem: _Problem, denominator: float | None) -> Temperature
     rate = usable_rate(form)
     if form.filter is None or rate is None or behaviour.stable is None:
         return Temperature(*problem, denominator, reasons=behaviour.reasons)
+    if form.vanishes and denominator is None:
+        return Temperature(*problem, denominator, reasons=(VANISHING,))
     d = 1.0 if denominator is None else denominator
     effective = rate * form.filter.dc_gain / d
     small = effective * noise / batch / 2 if effective > 0 else None
