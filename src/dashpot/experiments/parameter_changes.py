@@ -25,7 +25,7 @@ from dashpot.optimizers.momentum import NAG
 from dashpot.optimizers.torch_compatible import Adam, AdamW
 from dashpot.tasks import get
 
-METHODS: Mapping[str, Callable[[list[Tensor]], Optimizer]] = {
+METHODS: Mapping[str, Callable[..., Optimizer]] = {
     "AdamW": partial(AdamW, lr=0.01, weight_decay=0.1),
     "Adam": partial(Adam, lr=0.01, weight_decay=0.1),
     "QHAdam": partial(QHAdam, lr=0.01, weight_decay=0.1),
