@@ -106,6 +106,10 @@ def _bars(panel: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     style.tag(points[0], f"loss-{len(rows)}", "measured")
     panel.set(xscale="log", xlabel="stationary loss", yticks=list(places), ylim=(0.4, len(rows) + 0.6))
     panel.set_yticklabels([row["name"] for row in rows])
+    marks = [digit * 10.0**power for power in range(-4, 0) for digit in (1, 2, 5)]
+    marks = [mark for mark in marks if 0.8 * min(predicted) <= mark <= 1.2 * max(predicted)]
+    panel.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    panel.minorticks_off()
     panel.grid(False, axis="y")
 
 
