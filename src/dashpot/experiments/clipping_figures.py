@@ -24,8 +24,9 @@ TRAINING_NOTE = (
     "gradient is that before clipping."
 )
 CLIFF_NOTE = (
-    "Loss of a recurrent network with one unit over its weight and bias. Without clipping, the first gradient at the "
-    "cliff throws the weight out of the picture; with a clipped norm, descent turns at the cliff."
+    "Loss of a recurrent network with one unit over its weight and bias. Descent moves along the cliff. Without "
+    "clipping, one gradient at the cliff (step 124) throws the weight out of the picture, onto a plateau; with a clipped "
+    "norm, every step is short."
 )
 
 
