@@ -25,8 +25,8 @@ TRAINING_NOTE = (
 )
 CLIFF_NOTE = (
     "Loss of a recurrent network with one unit over its weight and bias. Descent moves along the cliff. Without "
-    "clipping, one gradient at the cliff (step 124) throws the weight out of the picture, onto a plateau; with a clipped "
-    "norm, every step is short."
+    "clipping, one gradient at the cliff (step 124) throws the weight out of the picture, onto a plateau; with a "
+    "clipped norm, every step is short."
 )
 
 
