@@ -242,6 +242,6 @@ def test_growing_denominator_has_no_stationary_state():
     recipe = dp.Adagrad.recipe_for(lr=0.01)
     result = temperature(recipe, 1.0)
     assert (result.variance, result.temperature) == (None, None)
-    assert result.reasons == ("lr/d tends to 0 as d grows, so that there is no stationary variance.",)
+    assert result.reasons == ("The factor lr/d tends to 0 as d grows, so that there is no stationary variance.",)
     at_step = temperature(recipe, 1.0, denominator=2.0)
     assert at_step.variance == temperature(dp.SGD.recipe_for(lr=0.005), 1.0).variance

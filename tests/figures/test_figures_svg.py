@@ -148,3 +148,10 @@ def test_legend_entries_have_color_dash_marker_and_opacity():
     assert (solid.color, solid.dashes, solid.kind, solid.opacity) == (f"var(--series-0,{color(0)})", "", "line", 1.0)
     assert (len(dashed.dashes.split(",")), dashed.opacity) == (2, 0.5)
     assert point.kind == "marker"
+
+
+def test_names_with_formulas_and_foreign_letters_are_literal():
+    figure, [ax] = new_figure("plot")
+    tag(ax.plot([1, 2], label=literal("$\\frac$ \u5b57 $"))[0], "name")
+    label_lines(ax)
+    assert "$\\frac$ \u5b57 $" in svg(figure, key="a", title="a")

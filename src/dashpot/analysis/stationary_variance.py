@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-VANISHING = "lr/d tends to 0 as d grows, so that there is no stationary variance."
+VANISHING = "The factor lr/d tends to 0 as d grows, so that there is no stationary variance."
 
 
 @dataclass(frozen=True, repr=False)

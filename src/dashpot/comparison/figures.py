@@ -15,6 +15,7 @@ import numpy as np
 from dashpot.comparison.curves import change_points, downsample, score_band, smoothed_loss
 from dashpot.errors import ArgumentError, RunError
 from dashpot.figures import label_lines, new_figure, tag
+from dashpot.figures.literal import literal
 from dashpot.figures.method_styles import Style, styles_for
 from dashpot.runs.records import Run
 
@@ -81,7 +82,7 @@ def _figure(x: str, y: str, ax: Axes | None) -> tuple[Figure, Axes]:
     except ArgumentError as error:
         raise RunError(str(error)) from error
     ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    ax.set_ylabel(literal(y))
     return figure, ax
 
 
@@ -114,7 +115,7 @@ def _log_axis(ax: Axes, values: Sequence[float]) -> None:
 
 
 def _add_line(ax: Axes, name: str, style: Style, x: Any, y: Any, **options: Any) -> None:
-    [line] = ax.plot(x, y, label=name, **{"linewidth": 1.6, **style.options, **options})
+    [line] = ax.plot(x, y, label=literal(name), **{"linewidth": 1.6, **style.options, **options})
     tag(line, name)
 
 

@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -142,8 +143,10 @@ def _raw_svg(figure: Figure, key: str) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}), _laid_out(figure):
-        figure.savefig(buffer, format="svg", facecolor="none", edgecolor="none", metadata={"Date": None})
+    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # the browser selects the font
+        with _laid_out(figure):
+            figure.savefig(buffer, format="svg", facecolor="none", edgecolor="none", metadata={"Date": None})
     return buffer.getvalue()
 
 

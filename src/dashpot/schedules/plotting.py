@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.figures import label_lines, new_figure
+from dashpot.figures.literal import literal
 from dashpot.schedules.plateau import Plateau
 from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.torch_values import Curves, simulate
@@ -68,7 +69,7 @@ def plot(
     for axes, (name, lines) in zip(panels, curves.items(), strict=True):
         for label, values in lines.items():
             axes.step(range(len(values)), values, where="post", label=label)
-        axes.set_ylabel(name)
+        axes.set_ylabel(literal(name))
         if isinstance(schedule, (Schedule, Plateau)):
             axes.update_datalim([(0.0, 0.0)])
         if len(lines) > 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 from dashpot.constraints import OneOf, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.figures import new_figure
+from dashpot.figures.literal import literal
 from dashpot.schedules import hyperparams
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
@@ -230,7 +231,7 @@ class Recorder(Callback):
         figure, panels = new_figure("Recorder.plot", len(shown), size=(6.4, 0.6 + 1.8 * len(shown)), sharex=True, ax=ax)
         for panel, name in zip(panels, shown, strict=True):
             panel.plot(range(1, len(values[name]) + 1), values[name])
-            panel.set_ylabel(name)
+            panel.set_ylabel(literal(name))
         panels[-1].set_xlabel("step")
         figure.align_ylabels(panels)
         return figure
