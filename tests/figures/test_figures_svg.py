@@ -11,6 +11,7 @@ import pytest
 
 from dashpot.figures import color, label_lines, new_figure, svg, tag
 from dashpot.figures.inline_svg import draw_svg
+from dashpot.figures.literal import literal
 from dashpot.figures.series_data import simplify, thinned
 
 X = np.arange(1, 41)

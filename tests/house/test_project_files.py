@@ -1,6 +1,7 @@
 """Project files state the same version, refer to existing paths, and contain a complete layout table."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,9 @@ def test_named_files_exist(page):
 def test_layout_table_lists_every_package():
     table = (ROOT / "CONTRIBUTING.md").read_text()
     assert not [name for name in sorted(set().union(*LAYERS)) if not re.search(rf"`{name}(?:\.py|/)`", table)]
+
+
+def test_basenames_of_test_files_are_unique():
+    """Pytest imports test files by basename, and fails to collect the second of two."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
