@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,3 +158,8 @@ def test_page_is_smaller_than_300_kb(tmp_path, kind):
     assert len(page) < 300_000
     assert b"dashpot explain" in page
     assert Path(tmp_path, "page.html").exists()
+
+
+def test_batch_size_alone_gives_the_memory_in_examples():
+    text = str(dp.explain("adamw", batch_size=64))
+    assert re.search(r"memory_examples +640 +length of the memory in examples", text)

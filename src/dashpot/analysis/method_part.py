@@ -53,21 +53,26 @@ def method_part(subject: Subject, questions: Questions) -> Part:
         subject=repr(subject.recipe),
         sentences=tuple(sentence for answer in answers for sentence in answer.sentences),
         notes=tuple(dict.fromkeys(map(short_exponents, notes))),
-        numbers=tuple(_settings(form)),
+        numbers=tuple(_settings(form, questions.batch_size)),
         details=tuple(details),
         data=subject.recipe.to_dict(),
         extra=_equivalents(subject, form, questions.batch_size),
     )
 
 
-def _settings(form: LinearForm) -> list[Quantity]:
+def _settings(form: LinearForm, batch_size: int | None) -> list[Quantity]:
     """Return the rate, the memory and the decay."""
+    memory = None if form.filter is None else memory_length(form.filter)
     total = None if form.filter is None or form.rate is None else form.rate * form.filter.dc_gain
     rows: list[tuple[str, Any, str]] = [
         ("lr", form.rate, "learning rate"),
         ("effective_lr", total, "learning rate times DC gain"),
-        ("memory", None if form.filter is None else memory_length(form.filter), "length of the memory in steps"),
+        ("memory", memory, "length of the memory in steps"),
     ]
+    if batch_size and memory:
+        rows.append(
+            ("memory_examples", memory * batch_size, f"length of the memory in examples, batch size {batch_size}")
+        )
     if form.coupled_decay:
         rows.append(("coupled_decay", form.coupled_decay, "multiple of the weight that is added to the gradient"))
     if form.shrink:
