@@ -113,7 +113,7 @@ def test_method_without_counterpart_against_eager_engine(dashpot, my_task):
         ((), "optimizer is missing; give one, such as --optimizer adamw"),
         (("--optimizer", "adamm"), "Unknown method 'adamm': did you mean 'adam'?"),
         (("--against", "torhc"), "Unknown reference 'torhc': did you mean 'torch'?"),
-        (("--against", "torch.optim.AdamX"), "Unknown class of torch.optim 'AdamX': did you mean 'Adam'?"),
+        (("--against", "torch.optim.AdamQ"), "Unknown class of torch.optim 'AdamQ': did you mean 'Adam'?"),
         (("--against", "no_such_module.Adam"), "--against no_such_module.Adam cannot be imported"),
         (("--against", "optimizers.py:Missing"), "The file optimizers.py has no `Missing`."),
         (("--against", "optimizers.py:WRONG"), "must be an optimizer class or a function, got 3"),

@@ -47,8 +47,10 @@ def isolated_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     for name, value in {"_libraries": {}, "_accepted": {}, "_warned": set(), "_logged": False}.items():
         monkeypatch.setattr(build, name, value)
+    gc.freeze()  # the collection below then visits only the objects of this test
     yield temporary
     gc.collect()
+    gc.unfreeze()
     assert list(temporary.iterdir()) == []
 
 
