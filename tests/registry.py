@@ -311,6 +311,8 @@ SUBJECTS: tuple[Subject, ...] = (
 )
 KINDS = frozenset(item.name for item in SUBJECTS if item.kind)
 """Names of subjects that together cover all methods, stages and choices of stages (see test_contract_registry.py)."""
+HALF_OF_KINDS = frozenset(sorted(KINDS)[::2])
+"""Every second kind, for expensive tests whose slow variants cover all subjects."""
 
 
 def each(condition: Callable[[Subject], Any] = lambda subject: True) -> Any:

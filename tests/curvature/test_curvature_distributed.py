@@ -17,7 +17,12 @@ ROUTES = ("backward", "step", "curvature_step", "forward", "differences")
 SHARES = ("1-False", "2-True", "2-False", "1-True")
 """Number of micro-batches, and whether gradients are views of DDP buckets, alternating over methods and routes."""
 CHECKS = (
-    *(f"ddp[{name}-{way}-{SHARES[(i + j) % 4]}]" for i, name in enumerate(METHODS) for j, way in enumerate(ROUTES)),
+    *(
+        f"ddp[{name}-{way}-{SHARES[(i + j) % 4]}]"
+        for i, name in enumerate(METHODS)
+        for j, way in enumerate(ROUTES)
+        if (i // 2 + j) % 2 == 0
+    ),
     *(f"ddp[{option}-backward]" for option in ("find_unused_parameters", "static_graph")),
     *(f"no_forward_mode[{option}]" for option in ("find_unused_parameters", "static_graph")),
     *(f"gradients_stay[{way}-{view}]" for way in ("closure", "differences") for view in (False, True)),
@@ -59,4 +64,4 @@ def test_all_combinations_on_two_ranks(tmp_path):
     for rank, found in enumerate(run_processes(WORKER, tmp_path, "^slow")):
         wrong = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not wrong, (rank, wrong)
-        assert len(found) == 60 + 6 + 12 + 6 + 2
+        assert len(found) == 70 + 6 + 12 + 6 + 2

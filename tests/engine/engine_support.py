@@ -96,7 +96,6 @@ class CountingBackend:
 DYNAMO_SUBJECTS = frozenset(
     [
         "sgd-nesterov",
-        "rmsprop-centered",
         "adamw-amsgrad",
         "qhadam-both",
         "centered-adam-direction",
@@ -105,7 +104,6 @@ DYNAMO_SUBJECTS = frozenset(
         "own-stage",
         "scheduled",
         "esgd-2",
-        "adahessian",
         "sophia",
     ]
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import LIMIT, run_processes
-from registry import KINDS, SUBJECTS, each
+from registry import HALF_OF_KINDS, SUBJECTS, each
 
 WORKER = Path(__file__).parent / "mesh_worker.py"
 
@@ -59,7 +59,7 @@ def passed(outcomes, name):
         assert reason == "passed", f"rank {rank}: {reason}"
 
 
-@each(lambda subject: subject.name in KINDS)
+@each(lambda subject: subject.name in HALF_OF_KINDS)
 def test_method_matches_single_process(outcomes, subject):
     passed(outcomes, f"every_method[{subject}]")
 
@@ -70,7 +70,7 @@ def test_two_ranks(outcomes, name):
 
 
 def test_all_checks_are_listed(outcomes):
-    assert set(outcomes[0]) == {*OTHERS, *(f"every_method[{name}]" for name in KINDS)}
+    assert set(outcomes[0]) == {*OTHERS, *(f"every_method[{name}]" for name in HALF_OF_KINDS)}
 
 
 @pytest.mark.slow

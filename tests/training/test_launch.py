@@ -151,6 +151,7 @@ def test_processes_exit_when_launcher_is_killed(tmp_path):
         wait_until(lambda: not any(map(is_running, process_ids(tmp_path, "started"))))
 
 
+@pytest.mark.slow  # kills of a single process: test_resume_kills.py
 def test_resume_after_killed_process_is_bit_identical(tmp_path, capfd):
     (tmp_path / "kill").touch()
     assert run("train", tmp_path) == 4
