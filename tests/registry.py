@@ -320,8 +320,13 @@ def each(condition: Callable[[Subject], Any] = lambda subject: True) -> Any:
     return pytest.mark.parametrize("subject", marked(filter(condition, SUBJECTS)), ids=str)
 
 
-def marked(subjects: Iterable[Subject]) -> list[Any]:
-    """Return the subjects as parameters, with those not in `KINDS` marked slow. At least one must be fast."""
-    found = [pytest.param(item, marks=() if item.kind else pytest.mark.slow) for item in subjects]
+def each_second(condition: Callable[[Subject], Any] = lambda subject: True) -> Any:
+    """Parametrize as `each`, with the subjects not in `HALF_OF_KINDS` as slow tests."""
+    return pytest.mark.parametrize("subject", marked(filter(condition, SUBJECTS), HALF_OF_KINDS), ids=str)
+
+
+def marked(subjects: Iterable[Subject], fast: frozenset[str] = KINDS) -> list[Any]:
+    """Return the subjects as parameters, with those not in `fast` marked slow. At least one must be fast."""
+    found = [pytest.param(item, marks=() if item.name in fast else pytest.mark.slow) for item in subjects]
     assert not all(parameter.marks for parameter in found), "no fast subject meets the condition"
     return found

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from registry import SUBJECTS, each
+from registry import SUBJECTS, each, each_second
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dashpot as dp
@@ -42,7 +42,7 @@ def test_results_match_ordinary_step(subject):
     assert distance(others, ordinary) < SAME
 
 
-@each(lambda subject: subject.captures)
+@each_second(lambda subject: subject.captures)
 def test_results_match_with_clipping_and_late_parameters(subject):
     def missing(step, index):
         return step == 3 or (index == 1 and step < 2)
@@ -74,7 +74,7 @@ OPTIONS = (
 )
 
 
-@each(lambda subject: subject.captures)
+@each_second(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_step_runs_on_meta_tensors(subject, options):
     """On the meta device, reading a value raises an exception. Counts, slots and scalars must be on this device."""
@@ -92,7 +92,7 @@ def test_step_runs_on_meta_tensors(subject, options):
     assert all(state["step"].dtype == torch.float32 for state in optimizer.state.values())
 
 
-@each(lambda subject: subject.captures and "own-stage" not in subject.name)
+@each_second(lambda subject: subject.captures and "own-stage" not in subject.name)
 def test_low_precision_matches_ordinary_step(subject):
     options = {"rounding": "stochastic", "state_dtype": torch.bfloat16, "seed": 5}
     params, others = parameters(torch.bfloat16), parameters(torch.bfloat16)
@@ -103,7 +103,7 @@ def test_low_precision_matches_ordinary_step(subject):
     assert distance([p.float() for p in others], [p.float() for p in params]) <= 2**-7
 
 
-@each(lambda subject: subject.captures)
+@each_second(lambda subject: subject.captures)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_skipped_step_changes_nothing(subject, bad):
     params = parameters()
@@ -161,7 +161,7 @@ def test_tensor_lr_is_not_copied():
     assert distance(others, params) < SAME
 
 
-@each(lambda subject: subject.captures)
+@each_second(lambda subject: subject.captures)
 @pytest.mark.parametrize("to_capturable", [False, True])
 def test_checkpoint_loads_across_capturable(subject, to_capturable):
     straight, params = parameters(), parameters()
@@ -197,7 +197,7 @@ def test_capturable_torch_checkpoint_loads():
     assert second.steps_done() == 4
 
 
-@each(lambda subject: subject.captures)
+@each_second(lambda subject: subject.captures)
 def test_copy_continues_independently_on_device(subject):
     params = parameters()
     optimizer = subject.make(params, capturable=True)

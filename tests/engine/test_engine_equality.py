@@ -9,7 +9,7 @@ import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, values
 from engine_support import SGD, eager_and_compiled, empty_cache, explanation, is_compiled, run_steps, set_gradients  # noqa: F401
-from registry import SUBJECTS, each
+from registry import SUBJECTS, each, each_second
 
 import dashpot as dp
 from dashpot.engine.native import build
@@ -56,7 +56,7 @@ def test_compiled_equals_eager_for_large_tensors(name):
 
 
 @pytest.mark.slow
-@each()
+@each_second()
 def test_compiled_equals_eager_for_large_tensors_of_every_method(subject):
     check_equal_in_double(subject, SMALL + LARGE, 20)
 
@@ -85,7 +85,7 @@ def test_compiled_is_as_accurate_as_eager(name, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-@each()
+@each_second()
 def test_compiled_is_as_accurate_as_eager_for_every_method(subject, dtype):
     check_narrow(subject, dtype)
 
