@@ -13,6 +13,7 @@ from dashpot.analysis.result import Analysis, Quantity, text_of
 from dashpot.analysis.step_recording import QUANTITIES, STATISTICS, StepRecording, StepRow
 from dashpot.constraints import shown, unknown
 from dashpot.errors import ArgumentError
+from dashpot.utils.format import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +138,7 @@ class Dynamics(Analysis):
         rounding = f" (rounding of the weights: {resolution:.1e})" if resolution > _VISIBLE else ""
         low, high = self._extremes("alpha")
         text = (
-            f"{self.owner}, {_counted(len(self.tensors), 'tensor')}, {_counted(steps, 'step')}: {self._formula()} "
+            f"{self.owner}, {counted(len(self.tensors), 'tensor')}, {counted(steps, 'step')}: {self._formula()} "
             f"{verdict} {amount}{rounding}. alpha is between {text_of(low)} and {text_of(high)}; "
             f"{'no' if self.bound_holds else 'a'} change exceeds its bound."
         )
@@ -306,7 +307,3 @@ def _tensor_dynamics(rows: Sequence[StepRow], tolerance: float) -> TensorDynamic
         excess=column("excess") / top,
         tolerance=tolerance,
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

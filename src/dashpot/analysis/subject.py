@@ -22,7 +22,7 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.schedules.notebook import span
 from dashpot.stages.base import Stage, replaced
-from dashpot.utils.format import ranges
+from dashpot.utils.format import counted, ranges
 from dashpot.utils.scalars import read
 
 _LONGEST = 100_000  # steps of a schedule whose course is described
@@ -145,7 +145,7 @@ def _scheduled(schedules: Mapping[str, Schedule], step: int) -> tuple[str, ...]:
     names = f"the schedules change {names}" if len(schedules) > 1 else f"the schedule changes {names}"
     is_peak = "lr" in schedules and step > 0 and step == _peak_step(schedules)
     peak = ", where the learning rate is highest" if is_peak else ""
-    notes = (f"Values after {step} step{'' if step == 1 else 's'}{peak}; {names}.",)
+    notes = (f"Values after {counted(step, 'step')}{peak}; {names}.",)
     steps = span(schedules["lr"]) if "lr" in schedules else 0
     if not 1 < steps <= _LONGEST:
         return notes

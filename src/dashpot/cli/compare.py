@@ -17,6 +17,7 @@ from dashpot.cli.values import integer, parse_pairs
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
 from dashpot.runs.method_specs import MethodSpec, parse_methods
+from dashpot.utils.format import counted
 
 if TYPE_CHECKING:
     from dashpot.runs.entries import Entry
@@ -137,17 +138,13 @@ def _compare(study: Study, out: Path) -> None:
 
     methods, seeds = len(study.entries), len(study.seeds)
     print(
-        f"Comparing {_counted(methods, 'method')} on {study.task.name}: {_counted(study.epochs, 'epoch')}, "
-        f"{_counted(seeds, 'seed')}, {_counted(methods * seeds, 'run')}, written to {out}.",
+        f"Comparing {counted(methods, 'method')} on {study.task.name}: {counted(study.epochs, 'epoch')}, "
+        f"{counted(seeds, 'seed')}, {counted(methods * seeds, 'run')}, written to {out}.",
         flush=True,
     )
     runs = run_study(study, out, progress=progress_for(sys.stdout), command=command_line())
     print(f"\n{summarise(runs).text()}\n", flush=True)
     print(f"Report: {write_report(out)}")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _entry(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dashpot.engine.backend import MIN_ELEMENTS, Backend
 from dashpot.engine.tensor_table import KernelArgs, TensorTable
 from dashpot.errors import ArgumentError
+from dashpot.utils.format import counted
 
 if TYPE_CHECKING:
     from dashpot.optimizers.base import Optimizer
@@ -68,15 +69,11 @@ def _rows(table: TensorTable) -> list[str]:
         groups = [table.group_indices[i] for i in args.positions]
         for group, count in sorted(Counter(groups).items()):
             elements = sum(int(args.rows[n, 0]) for n, own in enumerate(groups) if own == group)
-            found.setdefault(group, []).append(f"{_counted(count)}, {elements} elements, {_status(args)}")
+            found.setdefault(group, []).append(f"{counted(count, 'tensor')}, {elements} elements, {_status(args)}")
     fallbacks = Counter((table.group_indices[i], reason) for i, reason in table.fallbacks.items())
     for (group, reason), count in fallbacks.items():
-        found.setdefault(group, []).append(f"{_counted(count)}, eager: {reason}")
+        found.setdefault(group, []).append(f"{counted(count, 'tensor')}, eager: {reason}")
     return [f"group {group}: {row}" for group, rows in sorted(found.items()) for row in rows]
-
-
-def _counted(count: int) -> str:
-    return f"{count} tensor{'' if count == 1 else 's'}"
 
 
 def _status(args: KernelArgs) -> str:

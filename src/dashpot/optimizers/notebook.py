@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from dashpot.errors import ArgumentError
 from dashpot.recipes.notebook import pipeline
-from dashpot.utils.format import ranges
+from dashpot.utils.format import counted, ranges
 from dashpot.utils.html import element, escape, page_part, table
 from dashpot.utils.scalars import typed_key
 
@@ -24,7 +24,7 @@ def optimizer_html(optimizer: Optimizer) -> str:
     options = optimizer.options.text()
     done = optimizer.steps_done()
     head = element("b", escape(type(optimizer).__name__))
-    head += escape("".join([f", {options}" if options else "", f", {done} step{'' if done == 1 else 's'} done"]))
+    head += escape(f"{f', {options}' if options else ''}, {counted(done, 'step')} done")
     parts = [element("div", head), pipeline(_recipe(optimizer, optimizer.param_groups[0]))]
     for name, schedule in optimizer.schedule.items():
         parts.append(element("div", f"{escape(name)} {schedule._repr_html_()}"))

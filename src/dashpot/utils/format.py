@@ -92,6 +92,15 @@ def reason(error: BaseException) -> str:
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
+def counted(number: int, noun: str, plural: str = "s") -> str:
+    """Format a number with a noun; `plural` is appended to the noun unless the number is 1.
+
+    >>> counted(1, "epoch"), counted(2, "batch", "es"), counted(0, "epoch")
+    ('1 epoch', '2 batches', '0 epochs')
+    """
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
 def ranges(numbers: Sequence[int]) -> str:
     """Format increasing integers with ranges.
 

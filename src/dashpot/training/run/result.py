@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dashpot.runs.records import Run
 from dashpot.runs.table import score_text
 from dashpot.training.run.folder import RunFolder
-from dashpot.utils.format import duration
+from dashpot.utils.format import counted, duration
 from dashpot.utils.terminal import printable
 
 
@@ -43,12 +43,3 @@ class RunResult:
         by_steps = any(name in settings for name in ("steps", "evaluate_every", "max_time"))
         length = counted(last["steps"], "step") if by_steps else counted(last["epoch"], "epoch")
         return f"{phase} {score_text(last[phase])} after {length}, {seconds} of training.{reason} {repeat}"
-
-
-def counted(number: int, noun: str, plural: str = "s") -> str:
-    """Format a number with a noun; `plural` is appended to the noun unless the number is 1.
-
-    >>> counted(1, "epoch"), counted(2, "batch", "es"), counted(0, "epoch")
-    ('1 epoch', '2 batches', '0 epochs')
-    """
-    return f"{number} {noun}{'' if number == 1 else plural}"

@@ -43,9 +43,10 @@ from dashpot.training.lr_finder import LRCurve, find_lr
 from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.loggers import make_logger
 from dashpot.training.run.plan import RunPlan
-from dashpot.training.run.result import RunResult, counted
+from dashpot.training.run.result import RunResult
 from dashpot.training.run.resume import check_recorded_identity, check_task, latest_state, merge_settings
 from dashpot.training.run.smoke import smoke_test as run_smoke_test
+from dashpot.utils.format import counted
 from dashpot.utils.rng_state import random_state, set_random_state
 from dashpot.utils.strict_json import encode
 

@@ -23,8 +23,8 @@ from dashpot.training.distributed.engine import Engine
 from dashpot.training.learner import Learner
 from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.plan import RunPlan
-from dashpot.training.run.result import RunResult, counted
-from dashpot.utils.format import duration
+from dashpot.training.run.result import RunResult
+from dashpot.utils.format import counted, duration
 from dashpot.utils.rng_state import random_state, set_random_state
 
 BATCHES = 2
