@@ -9,7 +9,8 @@ from dashpot.analysis.batch_words import batch_rows, batch_sentences
 from dashpot.analysis.explanation import Detail, Part
 from dashpot.analysis.filter_response import Response, response
 from dashpot.analysis.linear_form import LinearForm, linear_form
-from dashpot.analysis.method_words import decay_sentences, half_life, memory_length, memory_sentences
+from dashpot.analysis.method_words import decay_sentences, memory_length, memory_sentences
+from dashpot.analysis.modes import half_life
 from dashpot.analysis.quadratic_stability import stability
 from dashpot.analysis.result import Quantity
 from dashpot.analysis.stability_words import noise_sentences, stability_sentences
@@ -76,8 +77,9 @@ def _settings(form: LinearForm, batch_size: int | None) -> list[Quantity]:
     if form.coupled_decay:
         rows.append(("coupled_decay", form.coupled_decay, "multiple of the weight that is added to the gradient"))
     if form.shrink:
+        halved = half_life([1 - form.shrink])
         rows.append(("shrink", form.shrink, "fraction of the weight that decoupled decay subtracts per step"))
-        rows.append(("decay_half_life", half_life(1 - form.shrink), "steps in which decoupled decay halves the weight"))
+        rows.append(("decay_half_life", halved, "steps in which decoupled decay halves the weight"))
     return [Quantity(*row) for row in rows]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dashpot.analysis.linear_form import LinearForm
+from dashpot.analysis.modes import half_life
 from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.wording import count, joined, number, percent
 from dashpot.recipes.recipe import Recipe
@@ -159,7 +160,7 @@ def _decoupled(form: LinearForm) -> list[str]:
     if form.shrink >= 1:
         return [f"Decoupled weight decay subtracts {percent(form.shrink)} of the weights per step: {_overshoot(form)}."]
     text = f"Decoupled weight decay shrinks the weights by {_share(form.shrink)} per step"
-    steps = half_life(1 - form.shrink)
+    steps = half_life([1 - form.shrink])
     return [f"{text}, by half in {count(steps, 'step')}." if steps is not None else f"{text}."]
 
 
@@ -169,12 +170,3 @@ def _overshoot(form: LinearForm) -> str:
 
 def _share(share: float) -> str:
     return percent(share) if share >= 0.001 else f"a fraction of {number(share)}"
-
-
-def half_life(factor: float) -> float | None:
-    """Return the number of steps after which powers of `factor` fall to one half; None if they do not fall.
-
-    >>> half_life(0.5), half_life(1.0)
-    (1.0, None)
-    """
-    return -math.log(2) / math.log(abs(factor)) if 0 < abs(factor) < 1 else None
