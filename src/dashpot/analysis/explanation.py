@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dashpot.analysis.result import Analysis, Quantity, text_of
-from dashpot.analysis.wording import number, unbroken
+from dashpot.analysis.result import NOTES, Analysis, Quantity, text_of
+from dashpot.analysis.wording import unbroken
 from dashpot.figures import Page, Section, html_table, new_figure, paragraphs, render_page, save, svg
 from dashpot.figures.palette import VARIABLES
 from dashpot.figures.saving import write_file
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _WIDTH = 88
 _LONGEST = 18
 """Longest value in the column of values."""
-_NOTES = {"limits", "reasons"}
-"""Quantities that are notes of the explanation."""
 _COLUMNS = 3
 _MOST_PARTS = 8
 """Largest number of parts in texts, pages and notebooks."""
@@ -77,7 +75,7 @@ class Part:
     def tables(self) -> dict[str, list[Quantity]]:
         """Return the rows of all tables by heading."""
         found = {self.heading: list(self.numbers)}
-        seen = {item.name for item in self.numbers} | _NOTES
+        seen = {item.name for item in self.numbers}.union(NOTES)
         for detail in self.details:
             if detail.rows is None:
                 found[detail.title] = [item for item in detail.result.quantities() if item.name not in seen]
@@ -277,20 +275,12 @@ def _titled(part: Part, title: str) -> str:
     return f"{part.label}: {title.lower()}" if part.label else title
 
 
-def _is_defined(item: Quantity) -> bool:
-    return item.value is not None and item.value != []
-
-
 def _cells(item: Quantity) -> tuple[str, str, str]:
     return item.name, _value(item.value), item.meaning
 
 
 def _value(value: Any) -> str:
     """Format a value; of a text such as the damping regime, the part before the first comma."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value, 4)
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_value(item)}" for key, item in value.items())
     is_phrase = isinstance(value, str) and "(" not in value
@@ -298,7 +288,7 @@ def _value(value: Any) -> str:
 
 
 def _html_rows(items: Sequence[Quantity]) -> list[list[str]]:
-    return [[unbroken(text) for text in _cells(item)] for item in items if _is_defined(item)]
+    return [[unbroken(text) for text in _cells(item)] for item in items if item.is_defined]
 
 
 def _html_table(items: Sequence[Quantity]) -> str:
@@ -307,7 +297,7 @@ def _html_table(items: Sequence[Quantity]) -> str:
 
 def _table_lines(items: Sequence[Quantity]) -> list[str]:
     """Return a table of numbers; a longer text takes a line of its own."""
-    rows = [(*_cells(item), _is_long(item)) for item in items if _is_defined(item)]
+    rows = [(*_cells(item), _is_long(item)) for item in items if item.is_defined]
     names = max((len(name) for name, *_ in rows), default=0)
     values = max((len(value) for _, value, _, is_long in rows if not is_long), default=0)
     lines = []

@@ -32,6 +32,11 @@ class Quantity(NamedTuple):
     value: Any
     meaning: str
 
+    @property
+    def is_defined(self) -> bool:
+        """Whether a table shows the value: undefined values and empty lists are omitted."""
+        return self.value is not None and self.value != []
+
 
 class Analysis(ABC):
     """Base class of the results of `dashpot.analysis`."""
@@ -62,7 +67,7 @@ class Analysis(ABC):
 
     def _rows(self) -> tuple[list[tuple[str, str, str]], list[str]]:
         """Return the rows of the printed table, without undefined quantities, and the conditions of the result."""
-        items = {item.name: item for item in self.quantities() if item.value is not None and item.value != []}
+        items = {item.name: item for item in self.quantities() if item.is_defined}
         notes = items["limits"].value if "limits" in items else []
         table = [item for name, item in items.items() if name not in NOTES]
         return [(item.name, text_of(item.value), item.meaning) for item in table], list(notes)
