@@ -80,8 +80,8 @@ def test_figure_and_page_are_written(dashpot):
         (("cosine", "--momentum", "0.9"), "explain: a schedule is explained with --steps and --lr only, got momentum."),
         (("cosine", "--curvature", "1"), "explain: a schedule is explained with --steps and --lr only, got curvature."),
         (("cosine:flor=1",), "Unknown option of schedule 'cosine' 'flor': did you mean 'floor'?"),
-        (("adamw", "--plot", "a.gif"), "explain: the file must end in .png or .pdf or .svg, got a.gif."),
-        (("adamw", "--html", "a.txt"), "explain: the file must end in .html, got a.txt."),
+        (("adamw", "--plot", "a.gif"), "explain: the file must end with .png, .pdf or .svg, got 'a.gif'."),
+        (("adamw", "--html", "a.txt"), "explain: the file must end with .html, got 'a.txt'."),
         (("adamw", "--html", "folder.html"), "Cannot write folder.html: it is a folder."),
     ],
 )

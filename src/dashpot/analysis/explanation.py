@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dashpot.analysis.result import NOTES, Analysis, Quantity, text_of
 from dashpot.analysis.wording import unbroken
-from dashpot.figures import Page, Section, html_table, new_figure, paragraphs, render_page, save, svg
+from dashpot.figures import Page, Section, html_table, new_figure, paragraphs, render_page, svg
+from dashpot.figures.exporting import export
 from dashpot.figures.palette import VARIABLES
-from dashpot.figures.saving import write_file
 from dashpot.utils.html import element, escape, page_part, table
 
 if TYPE_CHECKING:
@@ -193,8 +193,7 @@ class Explanation(Analysis):
         Raises:
             ArgumentError: If matplotlib or jinja2 is not installed.
         """
-        lead = unbroken(self.summary().partition("\n")[0])
-        return render_page(Page(self.title, lead, command, self._sections()))
+        return render_page(self._page(command))
 
     def save(self, path: Path | str, command: str = "") -> Path:
         """Write the page to an HTML file, or the figure to a PNG, PDF or SVG file, and return the path.
@@ -203,10 +202,10 @@ class Explanation(Analysis):
             ArgumentError: If `path` has a different suffix.
             RunError: If the file cannot be written.
         """
-        path = Path(path)
-        if path.suffix.lower() == ".html":
-            return write_file(path, self.page(command).encode())
-        return save(self.plot(), path)
+        return export(Path(path), self.plot, lambda: self._page(command))
+
+    def _page(self, command: str) -> Page:
+        return Page(self.title, unbroken(self.summary().partition("\n")[0]), command, self._sections())
 
     def _sections(self) -> list[Section]:
         sections = []

@@ -25,7 +25,7 @@ from dashpot.constraints import (
 )
 from dashpot.errors import ArgumentError
 from dashpot.names import METHODS, SCHEDULES, VARIANTS, known_methods
-from dashpot.runs.files import check_writable, write_text
+from dashpot.runs.files import check_writable
 from dashpot.runs.settings import parse_value
 
 WITHOUT_OPTION = {
@@ -33,8 +33,6 @@ WITHOUT_OPTION = {
     "version",  # an option of the whole command; --set version=2
 }
 """Settings in `ARGUMENTS` that are not options of the command."""
-DEFAULT_STEPS = 1000
-"""Length of the schedule of a method."""
 
 
 def _annotation(name: str, allowed: Constraint) -> Any:
@@ -108,12 +106,12 @@ def explain(
     _check_combination(
         is_schedule, given, schedule, steps, {key for key, value in questions.items() if value is not None}
     )
-    for path, suffixes in ((plot, (".png", ".pdf", ".svg")), (html, (".html",))):
-        if path is not None:
-            _check_output(path, suffixes)
+    if plot is not None or html is not None:
+        _check_files(plot, html)
     if not json:  # the output is a single line of JSON
         print_first_line(f"Explaining {subject}.")
     import dashpot as dp
+    from dashpot.analysis.explainer import DEFAULT_STEPS
     from dashpot.schedules import from_name, split_name
     from dashpot.utils.strict_json import encode
 
@@ -122,13 +120,11 @@ def explain(
         given["schedule"] = from_name(kind, DEFAULT_STEPS if steps is None else steps, **options)
     found = dp.explain(subject, **questions, steps=steps if is_schedule else None, **given)
     print(encode(found.to_dict()) if json else found)
-    if plot is not None:
-        found.save(plot)
-    if html is not None:
-        write_text(html, found.page(command=command_line()))
     for label, path in (("Plot", plot), ("Page", html)):
-        if path is not None and not json:
-            print(f"{label}: {path}")
+        if path is not None:
+            found.save(path, command=command_line())
+            if not json:
+                print(f"{label}: {path}")
 
 
 def _subject(name: str | None) -> str:
@@ -174,7 +170,10 @@ def _check_combination(
         raise ArgumentError("explain: --steps is the length of a schedule; give one by --schedule.")
 
 
-def _check_output(path: Path, suffixes: tuple[str, ...]) -> None:
-    if path.suffix.lower() not in suffixes:
-        raise ArgumentError(f"explain: the file must end in {' or '.join(suffixes)}, got {path}.")
-    check_writable(path)
+def _check_files(plot: Path | None, html: Path | None) -> None:
+    from dashpot.figures.exporting import FIGURES, PAGES, check_export
+
+    for path, suffixes in ((plot, FIGURES), (html, PAGES)):
+        if path is not None:
+            check_export("explain", path, suffixes)
+            check_writable(path)

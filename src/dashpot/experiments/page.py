@@ -43,11 +43,9 @@ def write_page(outcome: Outcome, path: str | Path, *, command: str | None = None
         ArgumentError: If matplotlib or jinja2 is not installed.
         RunError: If the file cannot be written.
     """
-    from dashpot.figures import render_page
-    from dashpot.runs.files import write_text
+    from dashpot import figures
 
-    write_text(Path(path), render_page(page(outcome, command or command_of(outcome))))
-    return Path(path)
+    return figures.write_page(page(outcome, command or command_of(outcome)), path)
 
 
 def page(outcome: Outcome, command: str) -> Page:
