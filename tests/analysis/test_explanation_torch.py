@@ -32,8 +32,9 @@ def test_batch_size_of_torch_optimizer_uses_names_of_torch(name, settings, chang
 
 def test_groups_of_torch_optimizer_are_explained_separately():
     groups = [{"params": [torch.zeros(2, requires_grad=True)], "momentum": momentum} for momentum in (0.0, 0.9, 0.9)]
-    found = dp.explain(torch.optim.SGD(groups, lr=0.1))
+    found = dp.explain(torch.optim.SGD(groups, lr=0.1, maximize=True))
     assert [part.label for part in found.parts] == ["group 0", "groups 1-2"]
+    assert "maximize=True negates gradients: the curvature is that of the negated objective." in found.notes
 
 
 @pytest.mark.parametrize(

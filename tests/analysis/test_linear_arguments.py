@@ -30,7 +30,7 @@ def test_optimizer_with_different_recipes_raises():
 
 def test_options_of_optimizer_are_limits():
     limits = " ".join(stability(dp.SGD(weights(), max_norm=1.0, maximize=True)).limits)
-    assert "while max_norm clips no gradient" in limits
+    assert "max_norm=1 clips gradients; the results hold while no gradient is clipped." in limits
     assert "curvature is that of the negated objective" in limits
 
 

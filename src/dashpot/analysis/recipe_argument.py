@@ -28,7 +28,7 @@ def recipe_of(owner: str, value: Any) -> tuple[Recipe, list[str]]:
     if isinstance(value, (Filter, NesterovMoment)):
         return Recipe(value, lr=1.0), []
     if isinstance(value, Optimizer):
-        return _recipe_of_groups(owner, value), _limits(value)
+        return _recipe_of_groups(owner, value), option_limits(value)
     allowed = f"{owner}: recipe must be a Recipe, an optimizer of dashpot, a Filter or a RationalFilter"
     raise ArgumentError(f"{allowed}, got {_got(value)}.")
 
@@ -43,11 +43,13 @@ def _recipe_of_groups(owner: str, optimizer: Optimizer) -> Recipe:
     return next(iter(recipes))
 
 
-def _limits(optimizer: Optimizer) -> list[str]:
+def option_limits(optimizer: Optimizer) -> list[str]:
+    """Return the limits due to options of an optimizer that its recipe does not contain."""
     options, found = optimizer.options, []
-    names = [name for name in ("max_norm", "clip_value") if getattr(options, name)]
-    if names:
-        found.append(f"The linear form holds while {' and '.join(names)} clip{'s' * (len(names) == 1)} no gradient.")
+    clips = [f"{name}={getattr(options, name):g}" for name in ("max_norm", "clip_value") if getattr(options, name)]
+    if clips:
+        verb = "clip" if len(clips) > 1 else "clips"
+        found.append(f"{' and '.join(clips)} {verb} gradients; the results hold while no gradient is clipped.")
     if any(group["maximize"] for group in optimizer.param_groups):
         found.append("maximize=True negates gradients: the curvature is that of the negated objective.")
     return found

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dashpot.analysis.recipe_argument import option_limits
 from dashpot.analysis.schedule_part import course
 from dashpot.analysis.travel import rates
 from dashpot.analysis.wording import joined
@@ -97,7 +98,7 @@ def _of_recipe(recipe: Recipe, step: int) -> Subject:
 def _of_groups(optimizer: Optimizer, step: int) -> list[Subject]:
     found: dict[Any, tuple[list[int], Subject]] = {}
     name = type(optimizer).__name__
-    notes = (*_scheduled(optimizer.schedule, step), *_clipping(optimizer))
+    notes = (*_scheduled(optimizer.schedule, step), *option_limits(optimizer))
     for index, group in enumerate(optimizer.param_groups):
         in_force, factor, window = optimizer._resolve(group, optimizer._settings(group), step)
         recipe = _folded(in_force, factor, window)
@@ -152,14 +153,6 @@ def _scheduled(schedules: Mapping[str, Schedule], step: int) -> tuple[str, ...]:
     return (*notes, course("The factor of lr", rates(schedules["lr"], steps, 1.0)))
 
 
-def _clipping(optimizer: Optimizer) -> tuple[str, ...]:
-    options = optimizer.options
-    limits = [f"{name}={getattr(options, name):g}" for name in ("max_norm", "clip_value") if getattr(options, name)]
-    return (
-        (f"{' and '.join(limits)} clips gradients; the results hold while no gradient is clipped.",) if limits else ()
-    )
-
-
 # ---- optimizers of torch ---------------------------------------------------------------------------------------------
 
 
@@ -173,6 +166,6 @@ def _of_torch(optimizer: torch.optim.Optimizer) -> list[Subject]:
             f"got {kind.__module__}.{kind.__qualname__}."
         )
     cls: Any = counterparts[kind.__name__]
-    names = inspect.signature(cls.preset).parameters
+    names = [*inspect.signature(cls.preset).parameters, "maximize"]
     settings = [{name: read(group[name]) for name in names if name in group} for group in optimizer.param_groups]
     return _of_groups(cls([{"params": [torch.zeros(1, requires_grad=True)], **own} for own in settings]), 0)
