@@ -24,6 +24,7 @@ def test_larger_batch_cools_in_simulation():
     for lr, batch, loss in COOLING:
         variance, error = stationary_variance(lambda p, lr=lr: dp.SGD(p, lr=lr), 1.0, batch, steps=800)
         exact = lr / (batch * (2 - lr))
+        print(f"lr {lr}, batch {batch}: excess loss {variance / 2:.5f}")
         assert variance == pytest.approx(exact, abs=4 * error)
         assert variance / 2 == pytest.approx(loss, rel=0.05)
 
@@ -42,6 +43,7 @@ def test_larger_batch_has_the_temperature_of_a_smaller_rate(pole, factor):
 def test_larger_batch_has_the_temperature_of_a_smaller_rate_in_simulation():
     grown, _ = stationary_variance(lambda p: dp.HeavyBall(p, lr=0.01, pole=0.9), 1.0, 4, steps=600)
     divided, _ = stationary_variance(lambda p: dp.HeavyBall(p, lr=0.0025, pole=0.9), 1.0, 1, steps=2400)
+    print(f"ratio of variances {grown / divided:.3f}")
     assert grown == pytest.approx(divided, rel=0.04)  # 3 standard errors of 1 %; the finite rate changes 0.3 %
 
 
@@ -76,6 +78,7 @@ def test_rate_of_one_minus_momentum_times_batch_has_one_temperature_in_simulatio
         settings = {"lr": (1 - pole) * batch * lr0, "momentum": pole}
         variance, _ = stationary_variance(lambda p, s=settings: dp.SGD(p, **s), 1.0, batch, steps=steps)
         temperatures.append(variance)
+        print(f"momentum {pole}, batch {batch}: temperature {variance / (lr0 / 2):.3f} lr0/2")
     # 3 standard errors of 1 %; B lr0 h/2 is at most 2 %
     assert temperatures == pytest.approx([lr0 / 2] * 4, rel=0.05)
 

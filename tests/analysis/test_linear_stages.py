@@ -48,7 +48,7 @@ def denominator(recipe):
 
 
 def compare(recipe, curvature):
-    """Compare the results of a recipe with its transition matrix."""
+    """Compare the results of a recipe with its transition matrix; return the errors of radius and variance."""
     d = denominator(recipe)
     result, (matrix, effect) = stability(recipe, curvature, denominator=d), transition(recipe, curvature)
     radius = abs(np.linalg.eigvals(matrix)).max()
@@ -58,10 +58,11 @@ def compare(recipe, curvature):
         edge = abs(np.linalg.eigvals(transition(recipe, share * result.largest_curvature)[0])).max()
         assert (edge < 1) == (share < 1)
     if result.stable:
+        found, exact = temperature(recipe, curvature, NOISE, denominator=d).variance, NOISE * variance(matrix, effect)
         # The sum over matrix powers loses about 1/(1 - radius) of its digits.
-        assert temperature(recipe, curvature, NOISE, denominator=d).variance == pytest.approx(
-            NOISE * variance(matrix, effect), rel=1e-8 / (1 - radius)
-        )
+        assert found == pytest.approx(exact, rel=1e-8 / (1 - radius))
+        return abs(result.spectral_radius - radius), abs(found / exact - 1)
+    return abs(result.spectral_radius - radius), None
 
 
 @pytest.mark.parametrize(
@@ -113,13 +114,17 @@ def random_recipe(rng):
 
 @pytest.mark.slow
 def test_closed_forms_equal_transition_of_random_stages():
-    rng, checked = random.Random(0), 0
+    rng, errors = random.Random(0), []
     for _ in range(300):
         recipe, curvature = random_recipe(rng), rng.uniform(0.01, 20)
         try:
             transition(recipe, curvature)
         except ArgumentError:  # the decay subtracts more than twice the weight
             continue
-        compare(recipe, curvature)
-        checked += 1
-    assert checked > 250
+        errors.append(compare(recipe, curvature))
+    variances = [error for _, error in errors if error is not None]
+    print(
+        f"{len(errors)} recipes, error of the radius at most {max(error for error, _ in errors):.1e}; "
+        f"{len(variances)} stable, error of the variance at most {max(variances):.1e}"
+    )
+    assert len(errors) > 250

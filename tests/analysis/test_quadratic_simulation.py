@@ -76,6 +76,11 @@ def test_stability_boundary_equals_bisection_of_simulations():
         ]
     )
     error = (simulated / predicted - 1).abs()
+    pole, zero, _, shrink = settings
+    counts = (
+        f"{(zero <= -1).sum()} zeros up to -1, {(zero > pole).sum()} above the pole, {(shrink > 0).sum()} with decay"
+    )
+    print(f"{counts}: error at most {error.max():.2g}, median {error.median():.2g}")
     assert error.max() < 0.01
 
 
@@ -97,6 +102,7 @@ def test_stationary_variance_equals_simulation(pole, zero, lr, coupled, decouple
     recipe = dp.Recipe(*stages, lr=lr)
     variance = simulated_variance(recipe)
     predicted = temperature(recipe, 1.0, noise=2.0, batch=4)
+    print(f"variance {predicted.variance:.5f}, error {predicted.variance / variance - 1:.2g}")
     assert predicted.variance == pytest.approx(variance, rel=0.02)
     assert predicted.excess_loss == pytest.approx(variance / 2, rel=0.02)
 
@@ -124,6 +130,7 @@ def test_stationary_variance_of_adaptive_methods_equals_simulation(recipe):
     """The second moment with beta .999 fluctuates by a few percent, which changes the variance by less than 1 %."""
     variance = simulated_variance(recipe, count=2000, burn_in=4000, steps=8000)
     predicted = temperature(recipe, 1.0, noise=2.0, batch=4, denominator="rms")
+    print(f"variance {predicted.variance:.5f}, error {predicted.variance / variance - 1:.2g}")
     assert predicted.variance == pytest.approx(variance, rel=0.02)
 
 
