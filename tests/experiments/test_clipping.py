@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from outcome_checks import check_page
 
 from dashpot import experiments
 from dashpot.experiments import cliff, recurrent_net
@@ -66,8 +67,8 @@ def test_clipping_by_value_changes_the_direction():
 
 
 @pytest.mark.slow
-def test_clipping_full_run():
+def test_clipping_full_run(tmp_path):
     outcome = experiments.run("clipping")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert all(finding.holds for finding in outcome.findings)
-    assert all(panel.draw().axes for panel in outcome.panels)
+    check_page(outcome, tmp_path)

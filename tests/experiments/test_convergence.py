@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from outcome_checks import check_page
 
 from dashpot import experiments
 from dashpot.experiments import counterexamples, vanishing_rates
@@ -113,8 +114,8 @@ def test_averaging_error_equals_the_prediction():
 
 
 @pytest.mark.slow
-def test_convergence_full_run():
+def test_convergence_full_run(tmp_path):
     outcome = experiments.run("convergence")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert all(finding.holds for finding in outcome.findings)
-    assert all(panel.draw().axes for panel in outcome.panels)
+    check_page(outcome, tmp_path)

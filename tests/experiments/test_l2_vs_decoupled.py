@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from outcome_checks import check_page
 
 from dashpot import experiments
 from dashpot.experiments import l2_simulations as simulations
@@ -103,7 +104,8 @@ def test_noise_free_path_equals_the_recursion():
 
 
 @pytest.mark.slow
-def test_l2_vs_decoupled_full_run_holds_with_limits():
+def test_l2_vs_decoupled_full_run_holds_with_limits(tmp_path):
     outcome = experiments.run("l2-vs-decoupled")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert all(finding.holds for finding in outcome.findings)
+    check_page(outcome, tmp_path)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from outcome_checks import check_page
 
 from dashpot import experiments
 from dashpot.experiments import zero_on_quadratic as on_quadratic
@@ -59,10 +60,10 @@ def test_fewest_steps_without_stable_rate_is_infinite():
 
 
 @pytest.mark.slow
-def test_momentum_design_space_full_run():
+def test_momentum_design_space_full_run(tmp_path):
     outcome = experiments.run("momentum-design-space")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert all(finding.holds for finding in outcome.findings)
-    assert all(panel.draw().axes for panel in outcome.panels)
+    check_page(outcome, tmp_path)
     trains = {f.name: f.measured for f in outcome.findings if f.name.startswith("trains")}
     assert trains["trains-0.474"] > trains["trains-0.9"]

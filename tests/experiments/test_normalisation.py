@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from outcome_checks import check_page
 from torch import nn
 
 import dashpot as dp
@@ -97,10 +98,11 @@ def test_losses_are_those_of_the_best_rate_on_other_seeds(outcome):
 
 
 @pytest.mark.slow
-def test_normalisation_full_run_holds_with_limits():
+def test_normalisation_full_run_holds_with_limits(tmp_path):
     outcome = experiments.run("normalisation")
     by_name = {finding.name: finding for finding in outcome.findings}
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert by_name["known-0.5"].high < 1 < by_name["known-1"].low
     assert by_name["quadratic-0.5"].low > 1 > by_name["quadratic-0.5-later"].high
     assert by_name["digits"].low > 1
+    check_page(outcome, tmp_path)

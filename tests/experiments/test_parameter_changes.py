@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from outcome_checks import check_page
 
 from dashpot import experiments
 from dashpot.experiments import parameter_changes
@@ -60,7 +61,7 @@ def test_logistic_gradient_equals_formula():
 
 
 @pytest.mark.slow
-def test_parameter_changes_full_run_holds_with_limits():
+def test_parameter_changes_full_run_holds_with_limits(tmp_path):
     outcome = experiments.run("parameter-changes")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     assert [finding.name for finding in outcome.findings if not finding.holds] == [
@@ -69,3 +70,4 @@ def test_parameter_changes_full_run_holds_with_limits():
         "late-AutoSGM",
         "late-NAG",
     ]
+    check_page(outcome, tmp_path)

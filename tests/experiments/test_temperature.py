@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from outcome_checks import check_page
 
 import dashpot as dp
 from dashpot import experiments
@@ -155,7 +156,7 @@ def test_cycling_rate_changes_wells_and_low_rate_does_not(outcome):
 
 
 @pytest.mark.slow
-def test_temperature_full_run():
+def test_temperature_full_run(tmp_path):
     outcome = experiments.run("temperature")
     assert outcome.verdict == experiments.HOLDS_WITH_LIMITS
     verdicts = [experiments.verdict_of(f for f in outcome.findings if f.claim == k) for k in range(8)]
@@ -170,5 +171,5 @@ def test_temperature_full_run():
         experiments.HOLDS,
         experiments.FAILS,
     ]
-    assert all(panel.draw().axes for panel in outcome.panels)
+    check_page(outcome, tmp_path)
     assert len(temperature.CLAIMS) == 8
