@@ -7,7 +7,8 @@ schedules are pure functions of the step (`dp.schedules`).
 
 The public API is the `__all__` of this package and of `analysis`, `clip`, `comparison`, `comparison.sweep`,
 `constraints`, `curvature`, `data`, `data.augment`, `errors`, `experiments`, `figures`, `functional`, `schedules`,
-`stages`, `tasks`, `training` and `verification`. Every other module is internal and may change without notice.
+`stages`, `tasks`, `training`, `verification` and `watching`. Every other module is internal and may change
+without notice.
 """
 
 from importlib import import_module
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dashpot._exports import *
     from dashpot.analysis import explain
     from dashpot.verification import Verification, verify
+    from dashpot.watching import watch
 
 __version__ = "0.1.0"
 
@@ -88,9 +90,15 @@ __all__ = [
     "schedules",
     "stages",
     "verify",
+    "watch",
 ]
 
-_LATE = {"Verification": "dashpot.verification", "explain": "dashpot.analysis", "verify": "dashpot.verification"}
+_LATE = {
+    "Verification": "dashpot.verification",
+    "explain": "dashpot.analysis",
+    "verify": "dashpot.verification",
+    "watch": "dashpot.watching",
+}
 """Names of packages that the optimizers do not require."""
 
 

@@ -31,6 +31,8 @@ __all__ = [
     "foreach_add_",
     "foreach_copy_",
     "foreach_lerp_",
+    "foreach_norm",
+    "foreach_sub",
     "has_step_hooks",
     "impl_address",
     "is_dynamo_active",
@@ -53,6 +55,8 @@ __all__ = [
 foreach_add_: Callable[..., None] = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
 foreach_copy_: Callable[..., None] = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
 foreach_lerp_: Callable[..., None] = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+foreach_norm: Callable[..., tuple[Tensor, ...]] = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
+foreach_sub: Callable[..., tuple[Tensor, ...]] = torch._foreach_sub  # pyright: ignore[reportPrivateImportUsage]
 
 
 def neg_view(x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ LAYERS = (
     {"curvature", "functional"},
     {"optimizers"},
     {"analysis"},
+    {"watching"},
     {"data"},
     {"tasks"},
     {"runs", "verification"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 
 from dashpot.analysis.recipe_argument import option_limits
 from dashpot.analysis.schedule_part import course
+from dashpot.analysis.torch_counterpart import counterpart
 from dashpot.analysis.travel import rates
 from dashpot.analysis.wording import joined
 from dashpot.constraints import shown
@@ -153,19 +153,5 @@ def _scheduled(schedules: Mapping[str, Schedule], step: int) -> tuple[str, ...]:
     return (*notes, course("The factor of lr", rates(schedules["lr"], steps, 1.0)))
 
 
-# ---- optimizers of torch ---------------------------------------------------------------------------------------------
-
-
 def _of_torch(optimizer: torch.optim.Optimizer) -> list[Subject]:
-    kind = type(optimizer)
-    counterparts = {row.cls.__name__: row.cls for row in METHODS.values()}
-    known = [name for name in counterparts if hasattr(torch.optim, name)]
-    if kind.__name__ not in known or kind is not getattr(torch.optim, kind.__name__):
-        raise ArgumentError(
-            f"explain: optimizer must be of dashpot or one of torch.optim's {', '.join(known)}, "
-            f"got {kind.__module__}.{kind.__qualname__}."
-        )
-    cls: Any = counterparts[kind.__name__]
-    names = [*inspect.signature(cls.preset).parameters, "maximize"]
-    settings = [{name: read(group[name]) for name in names if name in group} for group in optimizer.param_groups]
-    return _of_groups(cls([{"params": [torch.zeros(1, requires_grad=True)], **own} for own in settings]), 0)
+    return _of_groups(counterpart(optimizer, "explain"), 0)

@@ -1,0 +1,5 @@
+"""Measurements of a run beside what theory predicts for its settings."""
+
+from dashpot.watching.watcher import Watcher, watch
+
+__all__ = ["Watcher", "watch"]
