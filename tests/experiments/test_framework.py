@@ -10,10 +10,10 @@ import torch
 from dashpot import experiments, names
 from dashpot.errors import ArgumentError
 from dashpot.experiments import FAILS, HOLDS, HOLDS_WITH_LIMITS, Claim, Finding, Outcome, Panel, compared, mean_interval
-from dashpot.experiments.intervals import t_quantile
 from dashpot.experiments.page import page
 from dashpot.experiments.text import outcome_text
 from dashpot.figures import new_figure
+from dashpot.utils.student import t_quantile
 
 QUANTILES = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 7: 2.3646, 9: 2.2622, 19: 2.0930, 100: 1.9840, 1000: 1.9623}
 
