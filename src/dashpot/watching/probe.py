@@ -23,6 +23,7 @@ class Moment:
             graph, or None.
         sliced: Function of (first, last) that returns the mean loss over a range of the batch's examples, or None.
         size: Number of examples of the step, or None.
+        examples: Number of examples of `closure` and `sliced`, which may be a micro-batch of the step, or None.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Moment:
     closure: Callable[[], Tensor] | None = None
     sliced: Callable[[int, int], Tensor] | None = None
     size: int | None = None
+    examples: int | None = None
 
 
 class Probe:

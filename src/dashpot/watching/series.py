@@ -60,6 +60,12 @@ class WatchRecord:
         """Append a row of one kind; `row` contains "step"."""
         self.series.setdefault(kind, Series()).add(row)
 
+    def prepend(self, kind: str, rows: Series) -> None:
+        """Insert older rows before those of one kind."""
+        newer, self.series[kind] = self.series.get(kind, Series()), Series()
+        for row in (*rows, *newer):
+            self.add(kind, row)
+
     def rows(self, kind: str) -> Series:
         """Return the rows of one kind, empty if there are none."""
         return self.series.get(kind, Series())

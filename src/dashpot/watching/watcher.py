@@ -58,6 +58,15 @@ class Watcher:
         self._handles = []
 
     @property
+    def step(self) -> int:
+        """Number of the last optimizer step; a resumed run continues the count by setting it."""
+        return self._moment.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._moment.step = step
+
+    @property
     def grad_scale(self) -> float:
         """Factor of the gradients of the current step that the step itself divides by: that of a gradient scaler."""
         scale = getattr(self.optimizer, "grad_scale", None)
@@ -74,6 +83,7 @@ class Watcher:
         closure: Callable[[], Tensor] | None = None,
         sliced: Callable[[int, int], Tensor] | None = None,
         size: int | None = None,
+        examples: int | None = None,
     ) -> None:
         """Describe the batch of the next optimizer step; call it at any time before the step.
 
@@ -83,11 +93,13 @@ class Watcher:
                 curvature.
             sliced: Function of (first, last) that returns the mean loss over a range of the examples of the batch, with
                 a graph. Used for the noise scale.
-            size: Number of examples of the step.
+            size: Number of examples of the step, over all micro-batches and ranks.
+            examples: Number of examples of `closure` and `sliced`. Default: `size`.
         """
         moment = self._moment
         moment.loss = None if loss is None else loss.detach()
         moment.closure, moment.sliced, moment.size = closure, sliced, size
+        moment.examples = size if examples is None else examples
 
     # ---- hooks ------------------------------------------------------------------------------------------------------
 

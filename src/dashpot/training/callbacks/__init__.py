@@ -17,6 +17,7 @@ from dashpot.training.callbacks.schedule import Schedule, one_cycle
 from dashpot.training.callbacks.step_dynamics import StepDynamics
 from dashpot.training.callbacks.tensorboard import TensorBoard
 from dashpot.training.callbacks.tracking_loggers import Trackio, WandB
+from dashpot.training.callbacks.watch import Watch
 
 __all__ = [
     "CSV",
@@ -39,6 +40,7 @@ __all__ = [
     "TensorBoard",
     "Trackio",
     "WandB",
+    "Watch",
     "best",
     "latest",
     "one_cycle",
