@@ -1,6 +1,7 @@
 """Settings of all tests: one thread, fixed seeds, deterministic property tests, skips by marker."""
 
 import functools
+import gc
 import os
 import sys
 from pathlib import Path
@@ -62,6 +63,21 @@ def missing(marker: str) -> str:
     return ""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect tests without garbage collections, and exempt the collected objects from those during tests.
+
+    Each garbage collection traverses about a million objects of imported modules and collected tests.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(trylast=True)  # after the deselection of slow tests
 def pytest_collection_modifyitems(items):
     """Skip each test whose `needs_*` marker names something that this machine lacks."""
     for item in items:

@@ -50,7 +50,6 @@ def isolated_cache(tmp_path, monkeypatch):
     gc.freeze()  # the collection below then visits only the objects of this test
     yield temporary
     gc.collect()
-    gc.unfreeze()
     assert list(temporary.iterdir()) == []
 
 

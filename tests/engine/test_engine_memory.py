@@ -23,7 +23,6 @@ def without_garbage_collector():
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 @pytest.fixture(params=OPTIONS)
