@@ -1,0 +1,38 @@
+"""Evaluations of a DistributedDataParallel model on one rank, without collectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dashpot.curvature.accumulated import is_multiprocess
+from dashpot.curvature.state_guards import module_pre_hook
+
+_FLAGS = ("require_backward_grad_sync", "require_forward_param_sync")
+
+
+@contextmanager
+def without_reductions() -> Iterator[None]:
+    """Disable the synchronization of gradients and buffers of DDP modules that are called inside, as `no_sync` does."""
+    if not is_multiprocess(None):
+        yield
+        return
+    kept: dict[Any, dict[str, bool]] = {}
+
+    def before(module: nn.Module, _: Any) -> None:
+        if isinstance(module, DistributedDataParallel):
+            kept.setdefault(module, {name: getattr(module, name) for name in _FLAGS})
+            for name in _FLAGS:
+                setattr(module, name, False)
+
+    try:
+        with module_pre_hook(before):
+            yield
+    finally:
+        for module, flags in kept.items():
+            for name, value in flags.items():
+                setattr(module, name, value)
