@@ -161,7 +161,7 @@ class StepRecording:
         form = step_form(inputs.recipe)
         step = replay(inputs, form)
         dw = after - step.w
-        row, carry = recursion(t, step, dw, _constant_settings(inputs, form), self._carry.get(name))
+        row, carry = recursion(t, step, dw, constant_settings(inputs, form), self._carry.get(name))
         if not bool(dw.isfinite().all()):
             raise ArgumentError(f"record_steps: the changes must be finite, got nan or inf in {name} at step {t}.")
         self._carry[name] = carry
@@ -270,7 +270,7 @@ def _selected(params: Mapping[str, Tensor], names: Any) -> dict[str, Tensor]:
     return {name: p for name, p in params.items() if name in wanted}
 
 
-def _constant_settings(inputs: StepInputs, form: StepForm) -> tuple[float, float] | None:
+def constant_settings(inputs: StepInputs, form: StepForm) -> tuple[float, float] | None:
     """Return pole and zero if the recursion has the constant form."""
     if not form.filtered:
         return 0.0, 0.0
@@ -283,7 +283,7 @@ def _constant_settings(inputs: StepInputs, form: StepForm) -> tuple[float, float
 def _row(t: int, lr: float, row: Row, w: Tensor, dw: Tensor, kept: Tensor, precision: float) -> StepRow:
     values = {"e": row.e, "r": row.r, "alpha": row.alpha, "dw": dw}
     form = row.form
-    statistics = {name: _statistics(value) for name, value in values.items()}
+    statistics = {name: statistics_of(value) for name, value in values.items()}
     growth = 1 + abs(form.pole) * statistics["r"][0]
     return StepRow(
         t,
@@ -303,7 +303,7 @@ def _row(t: int, lr: float, row: Row, w: Tensor, dw: Tensor, kept: Tensor, preci
     )
 
 
-def _statistics(x: Tensor) -> tuple[float, ...]:
+def statistics_of(x: Tensor) -> tuple[float, ...]:
     """Return the values of `STATISTICS`, with divisor n for the standard deviation."""
     if x.numel() == 0:
         return (0.0,) * len(STATISTICS)

@@ -115,7 +115,7 @@ class Sharding:
         self.contexts: dict[int, Context] = {}
         self.eager_reasons: dict[int, str] = {}
         self.remote_elements = 0
-        reducing = {id(recipe): _reduces(recipe) for recipe in recipes} if self.specs != (None,) else {}
+        reducing = {id(recipe): is_reducing(recipe) for recipe in recipes} if self.specs != (None,) else {}
         for i, (p, recipe, spec) in enumerate(zip(params, recipes, self._by_param, strict=True)):
             if spec is None or not spec.dims or spec.mesh.get_coordinate() is None:
                 continue
@@ -143,7 +143,7 @@ def _reals(p: Tensor) -> int:
     return p.numel() * (2 if p.is_complex() else 1)
 
 
-def _reduces(recipe: Recipe) -> bool:
+def is_reducing(recipe: Recipe) -> bool:
     """Check whether any stage, active or not, uses means or norms. If a stage cannot be traced, return True."""
     found = trace_float32(recipe, active=False)
     return found is None or any(x.level > 0 for x in (*found.arrays.values(), *found.per_tensor.values()))

@@ -12,6 +12,7 @@ from typing_extensions import Self
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.watching.budget import Budget
+from dashpot.watching.dynamics import DynamicsProbe
 from dashpot.watching.norms import NormsProbe
 from dashpot.watching.probe import Moment, Probe
 from dashpot.watching.rates import RateView
@@ -36,7 +37,7 @@ class Watcher:
         self.optimizer, self.model = optimizer, model
         self.names = _names(optimizer, model)
         self.budget = Budget(budget)
-        self.probes: list[Probe] = [NormsProbe(every=10)]
+        self.probes: list[Probe] = [NormsProbe(every=10), DynamicsProbe(every=100)]
         self.record = WatchRecord(_header(self))
         self._moment = Moment(0)
         self._due: list[Probe] = []
