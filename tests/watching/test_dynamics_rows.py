@@ -152,7 +152,7 @@ def test_method_without_recursion_has_a_reason():
     assert found["stalled"] == 0
 
 
-def test_large_tensors_are_sampled_and_parameters_without_gradients_are_left_out():
+def test_large_tensors_are_sampled_and_parameters_without_gradients_are_excluded():
     w, other = nn.Parameter(torch.randn(64, 512)), nn.Parameter(torch.ones(3))
     optimizer = dp.SGD([w, other], lr=0.1)
     watcher = watcher_of(optimizer)

@@ -65,7 +65,7 @@ def sign_agreement(momentum: Tensor, gradient: Tensor) -> tuple[float | None, fl
     near 0; oscillation gives less, a steady descent more.
 
     Returns:
-        (share, cosine), None where undefined.
+        (share, cosine), None if undefined.
 
     Example:
         >>> sign_agreement(torch.tensor([1.0, 2.0, 0.0, -1.0]), torch.tensor([3.0, -1.0, 2.0, -1.0]))[0]

@@ -1,0 +1,157 @@
+"""The probe "spectrum": gradients and updates of a few elements at consecutive steps, against the filter's response.
+
+The gradients and weights of about `ELEMENTS` elements of the largest parameter group are stored at `STEPS` consecutive
+steps. Directions are the changes without decay, divided by the learning rate in force. Rows have the keys of
+`Spectrum`, and `group`, the index of the parameter group.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dashpot.engine.dtensor import local
+from dashpot.utils.scalars import read
+from dashpot.watching.dynamics_samples import cut_of, flat, measurable
+from dashpot.watching.probe import Moment, Probe
+from dashpot.watching.spectrum_estimates import Spectrum, spectrum
+
+if TYPE_CHECKING:
+    from dashpot.watching.watcher import Watcher
+
+ELEMENTS = 64
+"""Number of sampled elements."""
+STEPS = 512
+"""Number of consecutive steps of a measurement."""
+_EARLY = 128  # steps after which the first measurement has a preliminary row
+_TENSORS = 16  # largest number of sampled tensors: each costs a microsecond or two a step
+_START = 33  # first step of the first measurement, after the initial steps of bias correction
+
+
+class _Sample(NamedTuple):
+    """Sampled elements: tensors, positions, and the parameter group."""
+
+    group: int
+    params: list[Tensor]
+    cuts: list[slice]
+
+
+class SpectrumProbe(Probe):
+    """Spectrum of gradients and directions at consecutive steps."""
+
+    kind: ClassVar[str] = "spectrum"
+
+    def __init__(self, every: int, start: int = _START, steps: int = STEPS) -> None:
+        self.every, self.start, self.steps = every, start, steps
+        self._sample: _Sample | None = None
+        self._ring: Tensor | None = None
+        self._lrs: list[float] = []
+        self._count = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether a measurement that has begun continues at the next step."""
+        return self._sample is not None
+
+    def is_due(self, step: int) -> bool:
+        return self.pending or (step >= self.start and (step - self.start) % self.every == 0)
+
+    @torch.no_grad()
+    def before_step(self, watcher: Watcher, moment: Moment) -> None:
+        if self._sample is None:
+            self._begin(watcher)
+        sample, ring = self._sample, self._ring
+        if sample is None or ring is None:
+            return
+        grads = [p.grad for p in sample.params if p.grad is not None and p.grad.layout == torch.strided]
+        if len(grads) < len(sample.params):
+            self._end()
+            return
+        torch.cat(_taken(sample.params, sample.cuts), out=ring[self._count, 1])
+        torch.cat(_taken(grads, sample.cuts), out=ring[self._count, 0])
+        if watcher.grad_scale != 1:
+            ring[self._count, 0] /= watcher.grad_scale
+        self._lrs.append(lr_of(watcher, sample.group))
+        self._count += 1
+        is_first = not len(watcher.record.rows(self.kind))
+        if self._count == self.steps + 1 or (self._count == _EARLY + 1 and is_first):
+            self._add(watcher, moment, sample, ring)
+        if self._count == self.steps + 1:
+            self._end()
+
+    def close(self) -> None:
+        """End the measurement."""
+        self._end()
+
+    def _begin(self, watcher: Watcher) -> None:
+        sample = _sample(watcher)
+        if sample is None:
+            return
+        count = sum(len(range(cut.start, cut.stop, cut.step)) for cut in sample.cuts)
+        device = sample.params[0].device
+        self._sample, self._count, self._lrs = sample, 0, []
+        self._ring = torch.empty(self.steps + 1, 2, count, dtype=torch.float32, device=device)
+
+    def _end(self) -> None:
+        self._sample, self._ring, self._count, self._lrs = None, None, 0, []
+
+    def _add(self, watcher: Watcher, moment: Moment, sample: _Sample, ring: Tensor) -> None:
+        values = ring[: self._count].cpu().double().numpy()
+        found = _spectrum(watcher, sample.group, values[:, 0], values[:, 1], np.array(self._lrs))
+        watcher.record.add(self.kind, {"step": moment.step, "group": sample.group, **found.to_dict()})
+
+
+def _spectrum(watcher: Watcher, group: int, g: Any, w: Any, lr: Any) -> Spectrum:
+    """Return the spectrum of n + 1 recorded gradients and weights, whose differences are n changes."""
+    change, g, w, lr = np.diff(w, axis=0), g[:-1], w[:-1], lr[:-1, None]
+    rates = watcher.rates()
+    if (lr <= 0).any():
+        return Spectrum(len(g), reason="The learning rate is 0 at some steps.")
+    if rates.view is None:
+        return spectrum(g, -change / lr, None)
+    form = rates.group(group).form
+    sign = -1.0 if watcher.optimizer.param_groups[group].get("maximize") else 1.0
+    shrink = form.fixed_shrink + form.shrink_per_rate * lr
+    direction = -(change + shrink * w) / lr
+    return spectrum(
+        sign * g + form.coupled_decay * w, direction, form.filter, fitted=form.adaptive or form.rate is None
+    )
+
+
+def lr_of(watcher: Watcher, group: int) -> float:
+    """Return the learning rate of a group in the present step, including its schedule."""
+    current = getattr(watcher.optimizer, "current_lr", None)
+    return float(current(group) if current is not None else read(watcher.optimizer.param_groups[group].get("lr", 1.0)))
+
+
+def _sample(watcher: Watcher) -> _Sample | None:
+    """Choose elements, evenly over the tensors of the group with most elements."""
+    found: list[tuple[int, int, list[Tensor]]] = []
+    for index, group in enumerate(watcher.optimizer.param_groups):
+        params = [p for p in group["params"] if p.grad is not None and measurable(p) is None]
+        if params:
+            found.append((sum(p.numel() for p in params), index, params))
+    if not found:
+        return None
+    _, index, params = max(found, key=lambda item: item[:2])
+    params = [p for p in params if p.device == params[0].device]
+    chosen = [
+        params[i] for i in sorted({round(x) for x in np.linspace(0, len(params) - 1, min(_TENSORS, len(params)))})
+    ]
+    limit = max(1, ELEMENTS // len(chosen))
+    return _Sample(index, chosen, [cut_of(flat(p).numel(), limit) for p in chosen])
+
+
+def _taken(tensors: list[Tensor], cuts: list[slice]) -> list[Tensor]:
+    return [_take(x, cut) for x, cut in zip(tensors, cuts, strict=True)]
+
+
+def _take(x: Tensor, cut: slice) -> Tensor:
+    x = local(x)
+    if x.is_contiguous() and not x.is_complex():  # a single fast operation
+        x = x.detach()
+        return x.as_strided((len(range(cut.start, cut.stop, cut.step)),), (cut.step,), x.storage_offset())
+    return flat(x)[cut]
