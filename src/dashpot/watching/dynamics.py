@@ -52,11 +52,11 @@ class DynamicsProbe(Probe):
         self._capture = GradientCapture()
 
     @property
-    def always(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - the second step is already granted
+    def pending(self) -> bool:
         return self._first is not None
 
     def is_due(self, step: int) -> bool:
-        return self._first is not None or super().is_due(step)
+        return self.pending or super().is_due(step)
 
     @torch.no_grad()
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
@@ -70,7 +70,7 @@ class DynamicsProbe(Probe):
         found = [(item, replayed(watcher, item)) for item in self._snapshots]
         pairs = [(item, result) for item, result in found if result is not None]
         self._snapshots = []
-        if self._first is None:
+        if self._first != moment.step - 1:
             self._first = moment.step
             self._carry = {item.bucket.key: _recursion(item, result, None)[1] for item, result in pairs}
             self._capture.open(watcher.names)

@@ -52,6 +52,11 @@ class Probe:
     always: ClassVar[bool] = False
     every: int = 1
 
+    @property
+    def pending(self) -> bool:
+        """Whether a measurement of several steps has begun, and needs the next step regardless of the budget."""
+        return False
+
     def is_due(self, step: int) -> bool:
         """Return whether the probe measures at this step, if the budget allows."""
         return step % self.every == 1 % self.every
@@ -61,3 +66,6 @@ class Probe:
 
     def after_step(self, watcher: Watcher, moment: Moment) -> Any:
         """Measure after the update."""
+
+    def close(self) -> None:
+        """Release hooks and memory; called when the watcher is closed."""

@@ -49,11 +49,10 @@ class SpectrumProbe(Probe):
         self._sample: _Sample | None = None
         self._ring: Tensor | None = None
         self._lrs: list[float] = []
-        self._count = 0
+        self._count = self._last = 0
 
     @property
     def pending(self) -> bool:
-        """Whether a measurement that has begun continues at the next step."""
         return self._sample is not None
 
     def is_due(self, step: int) -> bool:
@@ -61,8 +60,11 @@ class SpectrumProbe(Probe):
 
     @torch.no_grad()
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
+        if self.pending and moment.step != self._last + 1:  # steps that were skipped or not measured
+            self._end()
         if self._sample is None:
             self._begin(watcher)
+        self._last = moment.step
         sample, ring = self._sample, self._ring
         if sample is None or ring is None:
             return

@@ -17,6 +17,7 @@ from dashpot.watching.norms import NormsProbe
 from dashpot.watching.probe import Moment, Probe
 from dashpot.watching.rates import RateView
 from dashpot.watching.series import WatchRecord
+from dashpot.watching.spectrum import SpectrumProbe
 
 _BUDGET = Interval(0, 1, "right")
 
@@ -37,7 +38,7 @@ class Watcher:
         self.optimizer, self.model = optimizer, model
         self.names = _names(optimizer, model)
         self.budget = Budget(budget)
-        self.probes: list[Probe] = [NormsProbe(every=10), DynamicsProbe(every=100)]
+        self.probes: list[Probe] = [NormsProbe(every=10), DynamicsProbe(every=100), SpectrumProbe(every=2000)]
         self.record = WatchRecord(_header(self))
         self._moment = Moment(0)
         self._due: list[Probe] = []
@@ -109,7 +110,7 @@ class Watcher:
         self.budget.begin()
         step = self._moment.step
         due = [probe for probe in self.probes if probe.is_due(step)]
-        self._due = [probe for probe in due if probe.always or self.budget.affords(probe.kind)]
+        self._due = [probe for probe in due if probe.always or probe.pending or self.budget.affords(probe.kind)]
         for probe in self._due:
             with self.budget.charge(probe.kind):
                 probe.before_step(self, self._moment)
