@@ -16,6 +16,7 @@ from dashpot.watching.dynamics import DynamicsProbe
 from dashpot.watching.norms import NormsProbe
 from dashpot.watching.probe import Moment, Probe
 from dashpot.watching.rates import RateView
+from dashpot.watching.report import WatchReport, report_of
 from dashpot.watching.series import WatchRecord
 from dashpot.watching.spectrum import SpectrumProbe
 
@@ -102,6 +103,13 @@ class Watcher:
         moment.loss = None if loss is None else loss.detach()
         moment.closure, moment.sliced, moment.size = closure, sliced, size
         moment.examples = size if examples is None else examples
+
+    def report(self) -> WatchReport:
+        """Return what the run does, in at most five sentences, with a page and a figure.
+
+        The sentences depend only on `record`, so the report is available during the run and after `close`.
+        """
+        return report_of(self.record)
 
     # ---- hooks ------------------------------------------------------------------------------------------------------
 

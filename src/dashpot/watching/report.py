@@ -1,0 +1,156 @@
+"""Report of a watched run: at most five sentences, and a page of measurements and predictions."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dashpot.analysis.explanation import NOTEBOOK_COLORS
+from dashpot.analysis.wording import unbroken
+from dashpot.figures import svg
+from dashpot.figures.exporting import export
+from dashpot.utils.html import element, escape, page_part
+from dashpot.watching.report_rows import last_step
+from dashpot.watching.report_sentence import Sentence
+from dashpot.watching.sentences import sentences_of
+from dashpot.watching.series import WatchRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from dashpot.figures import Page
+
+MOST = 5
+"""Largest number of sentences of a report."""
+_WIDTH = 100
+
+
+@dataclass(frozen=True, repr=False)
+class WatchReport:
+    """Answer of a watched run: what it does, how certain that is, and what to change.
+
+    `print` shows at most five sentences, the most important first: faults, then possible savings of time, then facts.
+
+    Attributes:
+        record: The measurements.
+        sentences: The shown sentences.
+        more: The other sentences, in the order of their importance.
+        missing: The reason for each topic without a sentence.
+
+    Example:
+        >>> import torch, dashpot as dp
+        >>> w = torch.tensor([1.0, -2.0], requires_grad=True)
+        >>> opt = dp.AdamW([w], lr=0.1)
+        >>> with dp.watch(opt, budget=1.0) as watcher:
+        ...     for _ in range(40):
+        ...         opt.zero_grad(); loss = (w**2).sum(); loss.backward(); watcher.observe(loss); opt.step()
+        >>> report = watcher.report()
+        >>> [sentence.topic for sentence in report.sentences if sentence.topic == "updates"]
+        ['updates']
+        >>> report.missing["noise"]
+        'The noise scale is unknown: ...'
+    """
+
+    record: WatchRecord
+    sentences: tuple[Sentence, ...]
+    more: tuple[Sentence, ...]
+    missing: Mapping[str, str]
+
+    @property
+    def step(self) -> int:
+        """The newest step of the measurements."""
+        return last_step(self.record)
+
+    def summary(self) -> str:
+        """Return the sentences in one text."""
+        return " ".join(map(str, self.sentences)) or self._nothing()
+
+    def _nothing(self) -> str:
+        return " ".join(["Nothing has been measured.", *dict.fromkeys(self.missing.values())])
+
+    def __str__(self) -> str:
+        """Return the numbered sentences; without any, the reasons."""
+        if not self.sentences:
+            return textwrap.fill(self._nothing(), _WIDTH)
+        return "\n".join(
+            textwrap.fill(str(sentence), _WIDTH, initial_indent=f"{index}. ", subsequent_indent="   ")
+            for index, sentence in enumerate(self.sentences, start=1)
+        )
+
+    def __repr__(self) -> str:
+        """Return the same as `str`, for interactive sessions."""
+        return str(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return sentences, reasons, settings and the newest row of each kind as JSON-serializable data."""
+        newest = {kind: rows.last for kind, rows in self.record.series.items()}
+        return {
+            "step": self.step,
+            "sentences": [sentence.to_dict() for sentence in self.sentences],
+            "more": [sentence.to_dict() for sentence in self.more],
+            "missing": dict(self.missing),
+            "header": self.record.header,
+            "newest": newest,
+        }
+
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
+        """Draw the curves of the measured quantities and of their predictions.
+
+        Args:
+            ax: Axes to draw on, one for each measured quantity, in place of a new figure.
+        """
+        from dashpot.watching.watch_figures import draw
+
+        return draw(self.record, ax)
+
+    def page(self, command: str = "") -> str:
+        """Return a self-contained HTML page with the sentences, curves and tables.
+
+        Args:
+            command: Command to show on the page.
+
+        Raises:
+            ArgumentError: If matplotlib or jinja2 is not installed.
+        """
+        from dashpot.figures import render_page
+
+        return render_page(self._page(command))
+
+    def save(self, path: Path | str, command: str = "") -> Path:
+        """Write the page to an HTML file, or the figure to a PNG, PDF or SVG file, and return the path.
+
+        Raises:
+            ArgumentError: If `path` has a different suffix, or matplotlib or jinja2 is not installed.
+            RunError: If the file cannot be written.
+        """
+        return export(Path(path), self.plot, lambda: self._page(command))
+
+    def _page(self, command: str) -> Page:
+        from dashpot.watching.page import page_of
+
+        return page_of(self, command)
+
+    def _repr_html_(self) -> str:
+        """Return the sentences and the figure for notebooks; without matplotlib, no figure."""
+        items = "".join(element("li", escape(unbroken(str(sentence)))) for sentence in self.sentences)
+        text = element("ol", items, "margin:.4em 0;padding-left:1.4em") if items else escape(self._nothing())
+        return page_part(text + self._inline_figure())
+
+    def _inline_figure(self) -> str:
+        if find_spec("matplotlib") is None:
+            return ""
+        drawing = svg(self.plot(), key=f"watch-{self.step}", title="Measurements of a watched run")
+        return element("div", drawing, NOTEBOOK_COLORS)
+
+
+def report_of(record: WatchRecord) -> WatchReport:
+    """Return the report of a record."""
+    found = sentences_of(record)
+    return WatchReport(record, found.sentences[:MOST], found.sentences[MOST:], found.missing)

@@ -1,0 +1,101 @@
+"""Values of the rows of a record, without undefined and non-finite numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+from dashpot.watching.series import WatchRecord
+
+Curve = tuple[list[int], list[float]]
+"""Steps and values."""
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number, or None for everything else, such as the text "nan" of strict JSON.
+
+    >>> finite(2), finite("nan"), finite(float("inf")), finite(True), finite(None)
+    (2.0, None, None, None, None)
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def value_at(row: dict[str, Any], path: str) -> float | None:
+    """Return the number at a path of keys, such as "preconditioned.scale", or None.
+
+    >>> value_at({"a": {"b": 1}, "c": None}, "a.b"), value_at({"c": None}, "c.b")
+    (1.0, None)
+    """
+    value: Any = row
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return finite(value)
+
+
+def curve(record: WatchRecord, kind: str, path: str) -> Curve:
+    """Return the steps and the finite values of a series at a path of keys."""
+    pairs = [(row["step"], value_at(row, path)) for row in record.rows(kind)]
+    found = [(step, value) for step, value in pairs if value is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def newest(record: WatchRecord, kind: str, *paths: str) -> dict[str, Any] | None:
+    """Return the newest row in which all paths are finite numbers, or None."""
+    for row in reversed(record.rows(kind).rows):
+        if all(value_at(row, path) is not None for path in paths):
+            return row
+    return None
+
+
+def reason_of(record: WatchRecord, kind: str, absent: str) -> str:
+    """Return the reason in the newest row of a kind, or the sentence `absent` if there is none."""
+    last = record.rows(kind).last
+    return str(last["reason"]) if last is not None and last.get("reason") else absent
+
+
+def last_step(record: WatchRecord) -> int:
+    """Return the newest step of all rows, 0 if there are none."""
+    return max((rows.last["step"] for rows in record.series.values() if rows.last is not None), default=0)
+
+
+def tensor_curves(record: WatchRecord, kind: str, key: str) -> dict[str, Curve]:
+    """Return the finite values of each tensor of a series by name, in the order of the header."""
+    names = [*record.header.get("tensors", {})]
+    found: dict[str, Curve] = {name: ([], []) for name in names}
+    for row in record.rows(kind):
+        for name, value in _of_tensors(row, key):
+            steps, values = found.setdefault(name, ([], []))
+            steps.append(row["step"])
+            values.append(value)
+    return {name: points for name, points in found.items() if points[0]}
+
+
+def newest_by_tensor(record: WatchRecord, kind: str, key: str) -> dict[str, float]:
+    """Return the newest finite value of each tensor."""
+    return {name: values[-1] for name, (_, values) in tensor_curves(record, kind, key).items()}
+
+
+def _of_tensors(row: dict[str, Any], key: str) -> Iterator[tuple[str, float]]:
+    for name, own in (row.get("tensors") or {}).items():
+        value = value_at(own, key) if isinstance(own, dict) else None
+        if value is not None:
+            yield name, value
+
+
+def span_medians(points: Curve, most: int) -> Curve:
+    """Return the medians of at most `most` equal spans of steps, at the last step of each span.
+
+    >>> span_medians(([1, 2, 3, 4], [1.0, 2.0, 5.0, 7.0]), 2)
+    ([2, 4], [1.5, 6.0])
+    """
+    steps, values = points
+    if len(steps) <= most:
+        return points
+    spans: dict[int, list[int]] = {}
+    for index, step in enumerate(steps):
+        spans.setdefault((step - steps[0]) * most // (steps[-1] - steps[0] + 1), []).append(index)
+    chosen = spans.values()
+    return [steps[own[-1]] for own in chosen], [median(values[index] for index in own) for own in chosen]

@@ -1,0 +1,150 @@
+"""Sentences on measurements and predictions: curvature, noise scale and temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from dashpot.analysis.wording import count, number, percent
+from dashpot.watching.report_rows import finite, newest, reason_of, value_at
+from dashpot.watching.report_sentence import Sentence
+from dashpot.watching.series import WatchRecord
+
+UNSTABLE = 1.1
+"""Ratio of curvature to edge above which a step is unstable; ratios around 1 belong to an equilibrium."""
+FAR_BELOW = 0.5
+"""Ratio of curvature to edge below which a considerably higher rate is stable."""
+LARGEST_RAISE = 3.0
+DOMINANT = 3.0
+"""Ratio of noise scale to batch size, or its inverse, from which the batch size should change."""
+FACTOR = 4
+"""Factor between batch sizes that sentences compare."""
+
+
+def curvature(record: WatchRecord) -> Sentence | str:
+    """Return the distance of the learning rate from the edge of stability."""
+    row = newest(record, "curvature", "ratio", "edge")
+    if row is None:
+        return reason_of(record, "curvature", "The curvature is unknown: pass `closure` to `watcher.observe`.")
+    ratio, edge = row["ratio"], row["edge"]
+    finding, start, action = _place(ratio, _noise_ratio(record))
+    text = f"{start}: rate x curvature {number(ratio * edge)}, stable below {number(edge)}"
+    return Sentence("curvature", finding, text, ratio, _curvature_confidence(row), action)
+
+
+def _noise_ratio(record: WatchRecord) -> float:
+    """Return noise scale over batch size, 0 if unknown."""
+    row = newest(record, "noise", "scale", "batch")
+    return row["scale"] / row["batch"] if row is not None and row["batch"] else 0.0
+
+
+def _place(ratio: float, noise_ratio: float) -> tuple[str, str, str]:
+    """Return the finding, the start of the sentence and the action.
+
+    Args:
+        ratio: Curvature over edge.
+        noise_ratio: Noise scale over batch size; gradient noise divides the best learning rate by 1 + noise_ratio.
+    """
+    if ratio <= 0:
+        return "below edge", "No measured direction has a positive curvature", "a higher learning rate is stable here"
+    times = number(max(ratio, 1 / ratio), 2)
+    if ratio > UNSTABLE:
+        action = f"divide it by at least {times}, unless the loss keeps falling"
+        return "unstable", f"The learning rate is {times} times above the edge of stability", action
+    if ratio >= FAR_BELOW:
+        return "at edge", f"The learning rate is at {percent(ratio)} of the edge of stability", "do not raise it"
+    start = f"The learning rate is {times} times below the edge of stability"
+    if 1 / ratio < 2 * (1 + noise_ratio):
+        return "at edge", start, "keep it: at this batch size, gradient noise limits the rate before stability does"
+    first = number(min(LARGEST_RAISE, math.sqrt(1 / ratio), 1 / ratio / (1 + noise_ratio)), 2)
+    return "below edge", start, f"a rate up to {times} times as high is stable here; try {first} times"
+
+
+def _curvature_confidence(row: dict[str, Any]) -> str:
+    parts = [f"step {row['step']}"]
+    examples, complete = finite(row.get("examples")), bool(row.get("full_batch"))
+    if examples is not None:
+        of = "all" if complete else "minibatch of"
+        parts.append(f"{of} {count(examples, 'example', digits=4)}")
+    error = _relative_residual(row)
+    if error is not None:
+        parts.append(f"eigenvalue within {percent(error)}")
+    if examples is not None and not complete:
+        parts.append("minibatches settle below the edge")
+    return ", ".join(parts)
+
+
+def _relative_residual(row: dict[str, Any]) -> float | None:
+    """Return the bound of the error of the largest eigenvalue, relative to it."""
+    first = [finite(values[0]) for values in (row.get("residuals"), row.get("eigenvalues")) if values]
+    if len(first) < 2 or first[0] is None or not first[1]:
+        return None
+    return abs(first[0] / first[1])
+
+
+def noise(record: WatchRecord) -> Sentence | str:
+    """Compare the noise scale with the batch size, with the cost of a larger or smaller batch."""
+    row = newest(record, "noise", "scale", "batch")
+    if row is None:
+        return reason_of(record, "noise", "The noise scale is unknown: pass `sliced` and `size` to `watcher.observe`.")
+    scale, batch = row["scale"], row["batch"]
+    finding, start, action = _balance(scale, batch)
+    text = f"{start}: noise scale {number(scale)}, batch {number(batch, 6)}"
+    return Sentence("noise", finding, text, scale, _noise_confidence(row), action)
+
+
+def _balance(scale: float, batch: float) -> tuple[str, str, str]:
+    """Return the finding, the start of the sentence and the action for a noise scale and a batch size."""
+    if scale > DOMINANT * batch:
+        return "noise", "Noise dominates", _other_batch(scale, batch, FACTOR * round(batch))
+    if scale * DOMINANT < batch and batch >= 2:
+        start = "The batch is larger than the noise requires"
+        return "noise", start, _other_batch(scale, batch, max(1, round(batch / FACTOR)))
+    return "balanced noise", "Noise and signal are balanced", "keep the batch size"
+
+
+def _other_batch(scale: float, batch: float, other: int) -> str:
+    """Return the steps and examples at a different batch size, relative to the present ones.
+
+    Steps are proportional to 1 + scale/batch, examples to batch + scale.
+
+    Source: McCandlish et al., arXiv 1812.06162, 2018.
+    """
+    steps = (1 + scale / other) / (1 + scale / batch)
+    examples = (other + scale) / (batch + scale)
+    cost = f"{number(steps, 2)} times the steps and {number(examples, 2)} times the examples"
+    return f"batch {other} takes {cost}; settings: watcher.advise(batch={other})"
+
+
+def _noise_confidence(row: dict[str, Any]) -> str:
+    low, high = value_at(row, "low"), value_at(row, "high")
+    if low is not None and high is not None:
+        interval = f"95 % interval {number(low)} to {number(high)}"
+    elif low is not None:
+        interval = f"95 % interval from {number(low)}, without an upper end"
+    else:
+        interval = "without an interval"
+    samples = finite(row.get("samples"))
+    parts = [interval, f"step {row['step']}"]
+    if samples is not None:
+        parts.append(count(samples, "measurement", digits=4))
+    return ", ".join(parts)
+
+
+def temperature(record: WatchRecord) -> Sentence | str:
+    """Return the predicted and the measured fluctuation of the loss."""
+    row = newest(record, "temperature", "predicted", "measured")
+    if row is None:
+        absent = "The fluctuation of the loss has no prediction: it needs noise scale, curvature and a steady loss."
+        return reason_of(record, "temperature", absent)
+    predicted, measured = row["predicted"], row["measured"]
+    ratio = measured / predicted if predicted else None
+    text = f"The loss fluctuates by {number(measured)} around its trend, predicted {number(predicted)}"
+    action = _temperature_action(ratio)
+    return Sentence("temperature", "temperature", text, ratio, f"step {row['step']}", action)
+
+
+def _temperature_action(ratio: float | None) -> str:
+    if ratio is not None and 0.5 <= ratio <= 2:
+        return "theory and measurement agree within a factor of 2; the excess loss is proportional to the learning rate"
+    return "theory and measurement differ by more than a factor of 2; do not derive a learning rate from it"

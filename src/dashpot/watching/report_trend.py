@@ -1,0 +1,71 @@
+"""Trend of the loss with its interval."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dashpot.utils.student import t_quantile
+from dashpot.watching.report_rows import curve
+from dashpot.watching.series import WatchRecord
+
+FEWEST = 10
+"""Smallest number of losses of a trend."""
+Array = npt.NDArray[np.float64]
+
+
+class Trend(NamedTuple):
+    """Line through the losses of the last half of a run; all numbers but the counts are relative to the mean loss.
+
+    Attributes:
+        change: Change along the line.
+        low: Lower end of the 95 % interval of `change`.
+        high: Upper end of the interval.
+        spread: Standard deviation of the losses around the line.
+        samples: Number of losses.
+        steps: Number of steps between the first and the last of them.
+    """
+
+    change: float
+    low: float
+    high: float
+    spread: float
+    samples: int
+    steps: int
+
+
+def loss_trend(record: WatchRecord) -> Trend | str:
+    """Return the trend of the loss over the last half of the run, or the reason for its absence."""
+    steps, losses = curve(record, "norms", "loss")
+    if not steps:
+        return "The loss is unknown: pass it to `watcher.observe`."
+    first = next(i for i, step in enumerate(steps) if step >= (steps[0] + steps[-1]) / 2)
+    steps, losses = steps[first:], losses[first:]
+    if len(losses) < FEWEST:
+        return f"The trend of the loss needs {FEWEST} measured losses in the last half of the run, got {len(losses)}."
+    return fit(np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64))
+
+
+def fit(steps: Array, losses: Array) -> Trend | str:
+    """Fit a line by least squares; the interval allows for correlated residuals.
+
+    With the correlation c of neighboring residuals, n samples count as n (1 - c)/(1 + c), as for a first-order
+    autoregressive process.
+    """
+    level = float(np.abs(losses).mean())
+    if level == 0:
+        return "All losses are 0."
+    x = steps - steps.mean()
+    slope = float(x @ losses / (x @ x))
+    rest = losses - losses.mean() - slope * x
+    deviation = math.sqrt(float(rest @ rest) / (len(rest) - 2))
+    correlation = min(0.9, max(0.0, float(rest[1:] @ rest[:-1]) / float(rest @ rest))) if deviation else 0.0
+    span = float(steps[-1] - steps[0])
+    freedom = max(1, int((len(rest) - 2) * (1 - correlation) / (1 + correlation)))
+    error = deviation / math.sqrt(float(x @ x)) * math.sqrt((1 + correlation) / (1 - correlation))
+    half = t_quantile(freedom) * error * span
+    change = slope * span
+    return Trend(change / level, (change - half) / level, (change + half) / level, deviation / level, len(x), int(span))

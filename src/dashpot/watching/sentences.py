@@ -1,0 +1,99 @@
+"""The sentences of a report, in the order of their importance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import NamedTuple
+
+from dashpot.analysis.wording import count, percent
+from dashpot.watching import report_faults, report_theory
+from dashpot.watching.report_rows import finite, newest_by_tensor, reason_of
+from dashpot.watching.report_sentence import Sentence
+from dashpot.watching.report_trend import Trend, loss_trend
+from dashpot.watching.series import WatchRecord
+
+
+class Found(NamedTuple):
+    """Sentences, the most important first, and the reason for each topic without a sentence."""
+
+    sentences: tuple[Sentence, ...]
+    missing: Mapping[str, str]
+
+
+def sentences_of(record: WatchRecord) -> Found:
+    """Return the sentences on a record."""
+    results = {topic: maker(record) for topic, maker in MAKERS.items()}
+    sentences = [result for result in results.values() if isinstance(result, Sentence)]
+    missing = {topic: result for topic, result in results.items() if isinstance(result, str)}
+    return Found(tuple(sorted(sentences, key=lambda sentence: -sentence.importance)), missing)
+
+
+def loss(record: WatchRecord) -> Sentence | str:
+    """Return the change of the loss over the last half of the run."""
+    found = loss_trend(record)
+    if isinstance(found, str):
+        return found
+    finding, verb, action = _direction(found)
+    size = f"{percent(abs(found.change))} " if verb != "is flat" else ""
+    text = f"The loss {verb} {size}over the last {count(found.steps, 'step', digits=4)}".replace("  ", " ")
+    interval = f"95 % interval {_signed(found.low)} to {_signed(found.high)}"
+    confidence = f"{interval}, {count(found.samples, 'measurement')}"
+    return Sentence("loss", finding, text, found.change, confidence, action)
+
+
+def _direction(found: Trend) -> tuple[str, str, str]:
+    """Return the finding, the verb and the action of a trend."""
+    if found.low > 0:
+        return "rising loss", "rises by", "lower the learning rate"
+    if found.high < 0:
+        return "falling loss", "falls by", "continue"
+    return "flat loss", "is flat", "lower the learning rate to reduce its fluctuation, or stop"
+
+
+def _signed(share: float) -> str:
+    """Format a change in percent with its sign.
+
+    >>> _signed(0.012), _signed(-0.5)
+    ('+1.2 %', '-50 %')
+    """
+    return f"{'+' if share >= 0 else '-'}{percent(abs(share))}"
+
+
+def agreement(record: WatchRecord) -> Sentence | str:
+    """Return the share of elements whose momentum and gradient have the same sign."""
+    shares = newest_by_tensor(record, "dynamics", "agreement")
+    last = record.rows("dynamics").last
+    if not shares or last is None:
+        return reason_of(record, "dynamics", "Momentum and gradient were not compared.")
+    middle = median(shares.values())
+    text = f"Momentum and gradient have the same sign in {percent(middle)} of the elements"
+    confidence = f"median of {count(len(shares), 'tensor')}, step {last['step']}; 50 % means pure noise"
+    return Sentence("agreement", "agreement", text, middle, confidence, "no change is necessary")
+
+
+def cost(record: WatchRecord) -> Sentence | str:
+    """Return the share of the time that measurements take."""
+    last, budget = record.rows("cost").last, finite(record.header.get("budget"))
+    share = finite(last.get("share")) if last is not None else None
+    if last is None or share is None or budget is None:
+        return "The cost has not been measured yet."
+    text = f"Watching takes {percent(share)} of the time of the run, budget {percent(budget)}"
+    action = "no change is necessary" if share <= budget else "expect fewer measurements until the budget is met"
+    return Sentence("cost", "cost", text, share, f"measured until step {last['step']}", action)
+
+
+MAKERS: Mapping[str, Callable[[WatchRecord], Sentence | str]] = {
+    "non-finite": report_faults.non_finite,
+    "warnings": report_faults.warnings,
+    "curvature": report_theory.curvature,
+    "noise": report_theory.noise,
+    "loss": loss,
+    "dead": report_faults.dead,
+    "stalled": report_faults.stalled,
+    "updates": report_faults.updates,
+    "temperature": report_theory.temperature,
+    "agreement": agreement,
+    "cost": cost,
+}
+"""Functions that return the sentence on a topic, or the reason for its absence."""

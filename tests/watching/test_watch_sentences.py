@@ -1,0 +1,210 @@
+"""Sentences of reports: findings, priorities, confidence, and reasons for absent sentences."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import record_examples as examples
+
+from dashpot.watching import report_faults, report_theory, sentences
+from dashpot.watching.report_sentence import PRIORITIES, Sentence
+from dashpot.watching.report_trend import fit
+from dashpot.watching.series import WatchRecord
+
+
+def record(**rows):
+    """Return a record with one row of each kind."""
+    found = WatchRecord(examples.header(["a", "b"]))
+    for kind, row in rows.items():
+        found.add(kind, row)
+    return found
+
+
+def with_norms(*values):
+    """Return a record whose rows of norms contain the given rows of tensors."""
+    found = WatchRecord(examples.header(["a", "b"]))
+    for index, tensors in enumerate(values):
+        total = {"grad": 1.0, "update": 0.1, "weight": 1.0, "ratio": 0.1, "loss": 1.0}
+        found.add("norms", {"step": 1 + 10 * index, **total, "tensors": tensors})
+    return found
+
+
+def tensor(grad=1.0, ratio=1e-3, weight=1.0):
+    return {"grad": grad, "update": ratio * weight, "weight": weight, "ratio": ratio}
+
+
+def curvature_record(ratio, scale=None, **more):
+    found = WatchRecord(examples.header(["a"]))
+    examples.curvature(found, 100, 2 * ratio, edge=2.0, **more)
+    if scale is not None:
+        found.add("noise", examples.noise(100, scale))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ratio", "scale", "finding", "text", "action"),
+    [
+        (
+            0.25,
+            None,
+            "below edge",
+            "4 times below the edge of stability: rate x curvature 0.5, stable below 2",
+            "try 2",
+        ),
+        (0.01, None, "below edge", "100 times below the edge", "try 3 times"),
+        (0.25, 640.0, "at edge", "4 times below the edge", "gradient noise limits the rate"),
+        (0.1, 64.0, "below edge", "10 times below the edge", "try 3 times"),
+        (0.9, None, "at edge", "at 90 % of the edge", "do not raise it"),
+        (1.06, None, "at edge", "at 110 % of the edge", "do not raise it"),
+        (1.5, None, "unstable", "1.5 times above the edge", "divide it by at least 1.5"),
+        (-0.1, None, "below edge", "No measured direction has a positive curvature", "a higher learning rate"),
+    ],
+)
+def test_curvature_is_compared_with_the_edge(ratio, scale, finding, text, action):
+    found = report_theory.curvature(curvature_record(ratio, scale))
+    assert isinstance(found, Sentence)
+    assert (found.finding, found.number) == (finding, pytest.approx(ratio))
+    assert text in found.text
+    assert action in found.action
+
+
+def test_curvature_of_minibatches_states_its_bias():
+    part, full = (report_theory.curvature(curvature_record(0.5, full_batch=full)) for full in (False, True))
+    assert "minibatch of 64 examples" in part.confidence
+    assert part.confidence.endswith("minibatches settle below the edge")
+    assert "all 64 examples, eigenvalue within 1 %" in full.confidence
+    assert "settle" not in full.confidence
+
+
+@pytest.mark.parametrize(
+    ("scale", "finding", "text"),
+    [
+        (1920.0, "noise", "batch 256 takes 0.27 times the steps and 1.1 times the examples"),
+        (64.0, "balanced noise", "keep the batch size"),
+        (6.4, "noise", "batch 16 takes 1.3 times the steps and 0.32 times the examples"),
+    ],
+)
+def test_noise_scale_is_compared_with_the_batch(scale, finding, text):
+    found = report_theory.noise(record(noise=examples.noise(100, scale)))
+    assert isinstance(found, Sentence)
+    assert found.finding == finding
+    assert text in found.action
+
+
+def test_noise_without_an_upper_end_states_it():
+    row = {**examples.noise(100, 1900.0), "high": None}
+    assert "95 % interval from 1520, without an upper end" in report_theory.noise(record(noise=row)).confidence
+    row["low"] = None
+    assert report_theory.noise(record(noise=row)).confidence.startswith("without an interval")
+
+
+@pytest.mark.parametrize("kind", ["noise", "curvature", "temperature", "dynamics"])
+def test_reason_of_the_probe_replaces_the_sentence(kind):
+    found = sentences.sentences_of(record(**{kind: {"step": 5, "reason": "The batch has one example."}}))
+    assert "The batch has one example." in found.missing.values()
+
+
+def test_empty_record_has_reasons_for_all_topics():
+    found = sentences.sentences_of(WatchRecord(examples.header([])))
+    assert found.sentences == ()
+    assert found.missing.keys() == sentences.MAKERS.keys()
+    assert "pass `closure` to `watcher.observe`" in found.missing["curvature"]
+    assert "pass `sliced` and `size`" in found.missing["noise"]
+
+
+def test_non_finite_numbers_come_first():
+    found = examples.complete(steps=200, count=3)
+    row = found.rows("norms").last
+    row["tensors"]["head.weight"]["grad"] = float("nan")
+    first = sentences.sentences_of(found).sentences[0]
+    assert first.text == "Gradients or weights of head.weight are not finite"
+    row["tensors"]["head.weight"]["grad"], row["loss"] = 1.0, "inf"  # as strict JSON stores it
+    assert sentences.sentences_of(found).sentences[0].text == "The loss is not finite"
+
+
+def test_dead_tensors_need_three_zero_gradients():
+    dead, alive = {"a": tensor(0.0), "b": tensor()}, {"a": tensor(1e-30), "b": tensor()}
+    assert report_faults.dead(with_norms(dead, dead, dead)).text == "The gradients of a are exactly 0"
+    assert isinstance(report_faults.dead(with_norms(dead, alive, dead)), str)
+    assert isinstance(report_faults.dead(with_norms(dead, dead)), str)
+
+
+def test_stalled_tensors_are_listed_from_the_largest_share():
+    tensors = {"a": {"stalled": 0.6}, "b": {"stalled": 0.9}, "c": {"stalled": 0.1}}
+    found = report_faults.stalled(record(dynamics={"step": 7, "tensors": tensors}))
+    assert found.text == "Updates of 90 % of the elements are below the resolution of the dtype in b and a"
+    assert isinstance(report_faults.stalled(record(dynamics={"step": 7, "tensors": {"c": tensors["c"]}})), str)
+
+
+def test_large_updates_name_the_tensor():
+    found = report_faults.updates(with_norms({"a": tensor(ratio=0.3), "b": tensor()}))
+    assert (found.finding, found.number) == ("large updates", pytest.approx(0.3))
+    assert "those of a by 30 %" in found.text
+    assert report_faults.updates(with_norms({"a": tensor(), "b": tensor()})).finding == "updates"
+
+
+def test_current_warnings_precede_old_ones():
+    found = WatchRecord(examples.header(["a"]))
+    for step, severity in ((100, 0.9), (950, 0.2), (990, 0.5)):
+        found.add("warning", examples.warning(step, "a", severity))
+    found.add("cost", {"step": 1000, "share": 0.01})
+    sentence = report_faults.warnings(found)
+    assert sentence.text.startswith("Step 990: The update norm of a")
+    assert sentence.text.endswith("(2 more warnings)")
+    assert sentence.finding == "warning"
+    assert sentence.confidence == "false alarms in 5 % of healthy runs"
+    found.add("cost", {"step": 3000, "share": 0.01})
+    assert report_faults.warnings(found).text.startswith("Step 100:")
+    assert report_faults.warnings(found).finding == "past warning"
+
+
+def test_priorities_order_the_sentences():
+    found = sentences.sentences_of(examples.complete(steps=600, count=4)).sentences
+    assert [item.importance for item in found] == sorted((item.importance for item in found), reverse=True)
+    assert {item.finding for item in found} <= PRIORITIES.keys()
+
+
+def losses(slope, noise, correlation=0.0, count=100, seed=0):
+    """Return losses on a line with first-order autoregressive noise of the given standard deviation."""
+    rng, rest, values = random.Random(seed), 0.0, []
+    for index in range(count):
+        rest = correlation * rest + noise * math.sqrt(1 - correlation**2) * rng.gauss(0, 1)
+        values.append(10 + slope * index + rest)
+    return np.array(values)
+
+
+def test_trend_of_an_exact_line_is_exact():
+    found = fit(np.arange(0.0, 100.0), losses(-0.01, 0.0))
+    level = 10 - 0.01 * 99 / 2
+    assert found.change == pytest.approx(-0.99 / level, rel=1e-9)  # rounding of sums of 100 numbers
+    assert found.low == pytest.approx(found.high, abs=1e-9)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_interval_of_the_trend_contains_zero_in_flat_runs(correlation):
+    steps = np.arange(0.0, 100.0)
+    found = [fit(steps, losses(0.0, 0.5, correlation, seed=seed)) for seed in range(300)]
+    covered = sum(item.low <= 0 <= item.high for item in found) / len(found)
+    # Three standard errors of 300 draws at 95 % are 3.8 %; the correlation of 100 residuals is biased downwards, which
+    # costs some coverage.
+    assert covered >= (0.91 if correlation == 0 else 0.88)
+
+
+@pytest.mark.parametrize(
+    ("slope", "finding"), [(-0.05, "falling loss"), (0.05, "rising loss"), (0.0, "flat loss")], ids=str
+)
+def test_direction_of_the_loss_is_significant(slope, finding):
+    found = WatchRecord(examples.header(["a"]))
+    for index, value in enumerate(losses(slope, 0.1)):
+        found.add("norms", {"step": index, "loss": float(value), "tensors": {}})
+    sentence = sentences.loss(found)
+    assert sentence.finding == finding
+    assert "measurements" in sentence.confidence
+
+
+def test_cost_is_compared_with_the_budget():
+    assert sentences.cost(record(cost={"step": 9, "share": 0.01})).action == "no change is necessary"
+    assert "until the budget is met" in sentences.cost(record(cost={"step": 9, "share": 0.2})).action
