@@ -1,6 +1,7 @@
 """Measurements of a run beside what theory predicts for its settings."""
 
+from dashpot.watching.curvature_operator import preconditioned_hessian
 from dashpot.watching.report import WatchReport
 from dashpot.watching.watcher import Watcher, watch
 
-__all__ = ["WatchReport", "Watcher", "watch"]
+__all__ = ["WatchReport", "Watcher", "preconditioned_hessian", "watch"]

@@ -1,0 +1,137 @@
+"""Compare measured eigenvalues of the preconditioned Hessian with the stability edge that the settings predict.
+
+    python benchmarks/edge_of_stability.py [--quick] [--methods plain,Adam] [--networks MLP] [--output FILE]
+
+Six methods train four networks on the first 400 digits, full batch, in float32, on the loss half the squared error of
+the outputs against one-hot targets (sum over classes, mean over examples). The largest eigenvalue of
+A^(1/2) H A^(1/2)/edge is measured before steps, with the rates A of the same step. Training sharpens the loss until
+this ratio is about 1, the edge of stability, and keeps it there.
+
+Protocol, fixed before the measured runs: the learning rates `RATES` were chosen in runs with seed 1, so that the ratio
+reaches 1 within some hundred steps; the table uses seed 0. Each cell is the mean over the measurements of the last
+third of the steps. A cell with a mean below 0.5 at the end has not reached the edge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from edge_networks import NETWORKS
+from processor import stamp
+from table import table
+from torch import Tensor, nn
+
+import dashpot as dp
+from dashpot.curvature import eigenvalues
+from dashpot.data import digits
+from dashpot.watching import preconditioned_hessian
+
+METHODS = {
+    "plain": lambda params, lr: dp.SGD(params, lr),
+    "heavy ball": lambda params, lr: dp.HeavyBall(params, lr, 0.9),
+    "NAG": lambda params, lr: dp.NAG(params, lr, 0.9),
+    "RMSProp": lambda params, lr: dp.RMSprop(params, lr, 0.99, 1e-7),
+    "Adam": lambda params, lr: dp.Adam(params, lr, (0.9, 0.99), 1e-7),
+    "AutoSGM 0": lambda params, lr: dp.AutoSGM(params, lr=lr, numerator=0, pole=0.9, beta_a=0.99, eps=1e-7),
+}
+RATES: dict[str, dict[str, float]] = {}
+STEPS = {"MLP": 2000, "CNN, BatchNorm": 1500, "transformer": 1200, "residual": 1500}
+EVERY = 20
+EXAMPLES = 400
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """Return the images and one-hot targets."""
+    found = digits.load()
+    images = torch.from_numpy(found.train_images[:EXAMPLES]).float().div_(8).sub_(1).unsqueeze(1)
+    return images, nn.functional.one_hot(torch.from_numpy(found.train_labels[:EXAMPLES]).long(), 10).float()
+
+
+def train(method: str, network: str, lr: float, steps: int, seed: int = 0) -> dict[str, Any]:
+    """Train and return the losses and ratios with their steps."""
+    torch.manual_seed(seed)
+    model = NETWORKS[network]()
+    images, targets = data()
+    optimizer = METHODS[method](model.parameters(), lr)
+
+    def closure() -> Tensor:
+        return (model(images) - targets).square().sum(1).mean() / 2
+
+    start, rows, began = None, [], time.perf_counter()
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss = closure()
+        loss.backward()
+        if step % EVERY == 0:
+            with preconditioned_hessian(optimizer, closure) as operator:
+                found = eigenvalues(operator, start=start, tolerance=0.02)
+            start = found.vectors
+            rows.append((step, float(loss.detach()), found.values[0], found.residuals[0], found.iterations))
+        optimizer.step()
+    return {"rows": rows, "seconds": time.perf_counter() - began, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def summary(found: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return the mean ratio over the last third, its spread and the first step with a ratio of at least 0.95."""
+    rows = found["rows"]
+    late = [ratio for step, _, ratio, _, _ in rows if step > steps * 2 / 3]
+    reached = next((step for step, _, ratio, _, _ in rows if ratio >= 0.95), None)
+    spread = statistics.stdev(late)
+    return {"ratio": statistics.fmean(late), "spread": spread, "reached": reached, "loss": rows[-1][1]}
+
+
+def verdict(ratio: float) -> str:
+    """Return the limit that the deviation from 1 satisfies."""
+    return "aim" if abs(ratio - 1) <= 0.1 else "must" if abs(ratio - 1) <= 0.2 else "**missed**"
+
+
+def main() -> None:
+    """Run the cells, print a row of JSON per cell, and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="MLP with plain gradient descent only")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--networks", default=";".join(NETWORKS), help="names separated by semicolons")
+    parser.add_argument("--rates", type=float, nargs="*", help="try these learning rates instead of RATES")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--output", type=Path, help="file to which rows of JSON are appended")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    methods = ["plain"] if asked.quick else asked.methods.split(",")
+    networks = ["MLP"] if asked.quick else asked.networks.split(";")
+    results = []
+    for network in networks:
+        for method in methods:
+            for lr in asked.rates or [RATES[network][method]]:
+                steps = asked.steps or STEPS[network]
+                found = train(method, network, lr, steps, asked.seed)
+                row = {"network": network, "method": method, "lr": lr, "steps": steps, **summary(found, steps)}
+                row |= {"seconds": found["seconds"], "parameters": found["parameters"]}
+                print(json.dumps(row), flush=True)
+                if asked.rates:
+                    print("  ", [round(ratio, 2) for _, _, ratio, _, _ in found["rows"]][:: max(1, steps // EVERY // 20)])
+                    print("  ", statistics.fmean(r[4] for r in found["rows"]), "products")
+                results.append(row)
+                if asked.output:
+                    with asked.output.open("a") as file:
+                        file.write(json.dumps({**row, "rows": found["rows"]}) + "\n")
+    print(stamp())
+    heads = ["network", "method", "lr", "steps", "mean ratio", "sd", "reached 0.95 at step", "final loss", "verdict"]
+    print(table(heads, (_cells(row) for row in results)))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    ratio = f"{row['ratio']:.3f}"
+    reached = "never" if row["reached"] is None else str(row["reached"])
+    numbers = [f"{row['lr']:g}", str(row["steps"]), ratio, f"{row['spread']:.3f}", reached, f"{row['loss']:.3g}"]
+    return [row["network"], row["method"], *numbers, verdict(row["ratio"])]
+
+
+if __name__ == "__main__":
+    main()
