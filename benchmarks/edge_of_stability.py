@@ -33,7 +33,7 @@ from dashpot.data import digits
 from dashpot.watching import preconditioned_hessian
 
 METHODS = {
-    "plain": lambda params, lr: dp.SGD(params, lr),
+    "plain": dp.SGD,
     "heavy ball": lambda params, lr: dp.HeavyBall(params, lr, 0.9),
     "NAG": lambda params, lr: dp.NAG(params, lr, 0.9),
     "RMSProp": lambda params, lr: dp.RMSprop(params, lr, 0.99, 1e-7),
@@ -74,7 +74,11 @@ def train(method: str, network: str, lr: float, steps: int, seed: int = 0) -> di
             start = found.vectors
             rows.append((step, float(loss.detach()), found.values[0], found.residuals[0], found.iterations))
         optimizer.step()
-    return {"rows": rows, "seconds": time.perf_counter() - began, "parameters": sum(p.numel() for p in model.parameters())}
+    return {
+        "rows": rows,
+        "seconds": time.perf_counter() - began,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def summary(found: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -115,7 +119,9 @@ def main() -> None:
                 row |= {"seconds": found["seconds"], "parameters": found["parameters"]}
                 print(json.dumps(row), flush=True)
                 if asked.rates:
-                    print("  ", [round(ratio, 2) for _, _, ratio, _, _ in found["rows"]][:: max(1, steps // EVERY // 20)])
+                    print(
+                        "  ", [round(ratio, 2) for _, _, ratio, _, _ in found["rows"]][:: max(1, steps // EVERY // 20)]
+                    )
                     print("  ", statistics.fmean(r[4] for r in found["rows"]), "products")
                 results.append(row)
                 if asked.output:

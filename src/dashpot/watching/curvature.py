@@ -76,8 +76,8 @@ class CurvatureProbe(Probe):
         with scaled_hessian(watcher.optimizer, closure, scales) as operator:
             found = eigenvalues(operator, self.count, tolerance=self.tolerance, iterations=self.iterations, start=start)
         self._start = found.vectors.float()
-        sliced = moment.size is not None and examples is not None and examples < moment.size
-        full = self.full_batch and not sliced
+        sliced = moment.examples is not None and examples is not None and examples < moment.examples
+        full = self.full_batch and moment.examples == moment.size and not sliced
         notes = [*scales.notes, *([] if full else [_MINIBATCH.format(_counted(examples))])]
         if sliced and _normalizes_over_batch(watcher.model):
             notes.append(_BATCHNORM)
@@ -86,7 +86,7 @@ class CurvatureProbe(Probe):
 
     def _closure(self, moment: Moment) -> tuple[Callable[[], Tensor] | None, int | None]:
         """Return the closure over at most `examples` examples, and their number if known."""
-        sliced, size = moment.sliced, moment.size
+        sliced, size = moment.sliced, moment.examples
         if sliced is not None and size is not None and (size > self.examples or moment.closure is None):
             last = min(size, self.examples)
             return (lambda: sliced(0, last)), last

@@ -12,6 +12,7 @@ from typing_extensions import Self
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.watching.budget import Budget
+from dashpot.watching.curvature import CurvatureProbe
 from dashpot.watching.dynamics import DynamicsProbe
 from dashpot.watching.norms import NormsProbe
 from dashpot.watching.probe import Moment, Probe
@@ -39,7 +40,12 @@ class Watcher:
         self.optimizer, self.model = optimizer, model
         self.names = _names(optimizer, model)
         self.budget = Budget(budget)
-        self.probes: list[Probe] = [NormsProbe(every=10), DynamicsProbe(every=100), SpectrumProbe(every=2000)]
+        self.probes: list[Probe] = [
+            NormsProbe(every=10),
+            DynamicsProbe(every=100),
+            CurvatureProbe(every=100),
+            SpectrumProbe(every=2000),
+        ]
         self.record = WatchRecord(_header(self))
         self._moment = Moment(0)
         self._due: list[Probe] = []
