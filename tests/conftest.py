@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diagonal import mark_combinations
 from hypothesis import HealthCheck, settings
 
 from dashpot.engine.native import cache
@@ -77,12 +78,20 @@ def pytest_collection():
         gc.enable()
 
 
-@pytest.hookimpl(trylast=True)  # after the deselection of slow tests
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items):
-    """Skip each test whose `needs_*` marker names something that this machine lacks."""
+    """Mark slow combinations before slow tests are deselected, and skip tests that this machine cannot run."""
+    mark_combinations(items)
+    result = yield
     for item in items:
-        if isinstance(item, pytest.DoctestItem) and item.path.as_posix().endswith(DOCTESTS_THAT_COMPILE):
-            item.add_marker("needs_compiler")
-        for marker in {mark.name for mark in item.iter_markers() if mark.name.startswith("needs_")}:
-            if reason := missing(marker):
-                item.add_marker(pytest.mark.skip(reason=reason))
+        skip_if_missing(item)
+    return result
+
+
+def skip_if_missing(item):
+    """Skip a test whose `needs_*` marker names something that this machine lacks."""
+    if isinstance(item, pytest.DoctestItem) and item.path.as_posix().endswith(DOCTESTS_THAT_COMPILE):
+        item.add_marker("needs_compiler")
+    for marker in {mark.name for mark in item.iter_markers() if mark.name.startswith("needs_")}:
+        if reason := missing(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))

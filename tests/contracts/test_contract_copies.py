@@ -13,6 +13,7 @@ import dashpot as dp
 COPIERS = {"deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value))}
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("how", COPIERS)
 def test_copy_continues_identically_and_independently(subject, how):
@@ -29,6 +30,7 @@ def test_copy_continues_identically_and_independently(subject, how):
     assert type(second) is type(optimizer)
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("how", COPIERS)
 def test_copy_keeps_the_schedule(subject, how):

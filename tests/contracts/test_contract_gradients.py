@@ -44,6 +44,7 @@ def test_missing_gradient_skips_the_parameter(subject):
     assert identical([params[1]], [alone])
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("maximize", [False, True], ids=["down", "up"])
 def test_step_leaves_gradients_unchanged(subject, maximize):
@@ -69,6 +70,7 @@ def test_zero_grad_keeps_the_state(subject):
     assert optimizer.steps_done() == 2
 
 
+@pytest.mark.diagonal
 @each(moves_by_gradient_alone)
 @pytest.mark.parametrize("eps", ["own eps", "eps 0"])
 def test_zero_gradients_leave_weights_unchanged(subject, eps):

@@ -89,6 +89,7 @@ def test_loading_removes_its_hooks(subject):
     assert not optimizer._optimizer_load_state_dict_post_hooks
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad], ids=["enabled", "disabled"])
 def test_closure_is_called_once_with_grad_enabled(subject, mode):

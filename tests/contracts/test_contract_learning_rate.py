@@ -40,6 +40,7 @@ def test_changed_lr_takes_effect_at_the_next_step(subject):
     assert not identical(params, unchanged)
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_float64_lr_keeps_dtypes(subject, dtype):

@@ -38,6 +38,7 @@ def training(subject, mask):
     return outcome
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @each(smooth)
 def test_derivatives_through_zero_gradients_equal_finite_differences(subject, mask):

@@ -39,6 +39,7 @@ def test_state_is_matched_by_name_in_any_order(subject):
     assert second.param_groups[0]["param_names"] == [NAMES[index] for index in ORDER]
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("with_names", [(False, False), (True, False), (False, True)], ids=str)
 def test_state_is_matched_by_position_without_names(subject, with_names):

@@ -8,6 +8,7 @@ from registry import each
 HALVES = [torch.bfloat16, torch.float16]
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half_precision_step_equals_a_rounded_float32_step(subject, dtype):
@@ -32,6 +33,7 @@ def test_half_precision_step_equals_a_rounded_float32_step(subject, dtype):
             assert torch.equal(first.state[p][key], second.state[q][key])
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_state_has_the_dtype_of_the_parameter(subject, dtype):

@@ -15,6 +15,7 @@ NAMES = {**vars(dp), **vars(dp.stages), **vars(dp.schedules), "SignFlips": SignF
 SCHEDULE = {"lr": dp.schedules.Cosine(50, floor=0.1)}
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("schedule", [None, SCHEDULE], ids=["constant", "scheduled"])
 def test_repr_evaluates_to_the_recipe(subject, schedule):

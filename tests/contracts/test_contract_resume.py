@@ -42,6 +42,7 @@ def test_saving_before_the_first_step_saves_settings(subject):
     assert not any(second.state.values())
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize(
     ("saved_as", "loaded_into"),

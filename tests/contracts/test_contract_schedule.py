@@ -188,6 +188,7 @@ def test_schedule_counts_optimizer_steps(subject):
     assert optimizer.current_lr() == pytest.approx(FALLING.value(subject.lr, 6), rel=1e-15)
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("bad", [0.5, "cosine", max, {"lr": 0.5}, [Cosine(10)]], ids=str)
 def test_invalid_schedule_is_rejected(subject, bad):

@@ -93,6 +93,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.diagonal
 @each()
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_result_is_independent_of_memory_layout(subject, layout):

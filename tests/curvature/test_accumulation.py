@@ -62,6 +62,7 @@ def assert_alike(one, two, bound):
         assert error(mine.values(), list(theirs.values())) < bound
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("cuts", [EVEN, UNEVEN], ids=["even", "uneven"])
 @pytest.mark.parametrize("way", WAYS)
 def test_micro_batches_equal_the_batch(way, cuts):

@@ -31,6 +31,7 @@ import dashpot as dp
 """A power of two, like all scales that torch's scaler chooses, so that scaling changes only exponents."""
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16], ids=str)
 def test_products_under_autocast_match_float32(route, cast):
@@ -46,6 +47,7 @@ def test_differences_under_autocast_have_the_documented_error(cast, relative_ste
     assert found < tolerance("differences", cast, relative_step)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("before", [False, True])
 def test_surrounding_autocast_has_no_effect(route, before):
@@ -79,6 +81,7 @@ def test_loss_falls_under_autocast(name, route):
 SCALED = ("scaler", "scaled", "graph", "curvature_step", "unscaled first")
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("way", SCALED)
 @pytest.mark.parametrize("name", METHODS)
 def test_scaler_does_not_change_the_run(name, way):
@@ -174,6 +177,7 @@ def test_overflow_defers_the_product_to_the_next_step(way, first):
     assert_identical(kept(model, opt), kept(other, expected))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("way", SCALED)
 @pytest.mark.parametrize("scale", [2.0**16, 2.0**30])
 def test_float16_autocast_with_a_scaler(way, scale):

@@ -80,6 +80,7 @@ def test_saved_between_products_on_every_route(way, tmp_path):
     assert second.curvature_stats.products == 7
 
 
+@pytest.mark.diagonal
 @EVERY_METHOD
 @pytest.mark.parametrize("saved_at", [1, 3, 6, 7])
 def test_saved_at_any_time(name, saved_at, tmp_path):
@@ -164,6 +165,7 @@ def test_saved_before_the_first_product_of_a_late_parameter(saved_at, tmp_path):
     assert_same_run((second, again), (whole, straight))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 @EVERY_METHOD
 def test_copied_optimizer_continues_identically(name, how):

@@ -43,6 +43,7 @@ def test_recorded_products_give_the_recorded_weights(case):
         assert_close(held, shaped(step["d_state"], problem), f"accumulator, step {number + 1}")
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("route", ROUTES)
 @CASES
 def test_recorded_probes_give_the_recorded_run(case, route, monkeypatch):

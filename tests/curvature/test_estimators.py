@@ -313,6 +313,7 @@ def test_estimates_of_other_routes_have_the_theoretical_moments(route):
         check(stage, problem, probes, products, "rademacher")
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("distribution", BOTH)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_routes_agree_draw_by_draw(name, distribution):

@@ -103,6 +103,7 @@ def test_gaussian_entries_fill_equally_likely_bins_alone_and_in_pairs():
 # --- independence -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @BOTH
 @pytest.mark.parametrize("lag", [1, 2, 3, 16, 64, 1024, 2**16])
 def test_neighbouring_elements_are_independent(distribution, lag):
@@ -126,6 +127,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.diagonal
 @BOTH
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_tensors_products_and_seeds_are_independent(distribution, other):
@@ -154,6 +156,7 @@ def many(distribution, over, count):
     return values
 
 
+@pytest.mark.diagonal
 @BOTH
 @pytest.mark.parametrize("over", ["products", "seeds"])
 def test_few_elements_over_many_products_or_seeds_are_jointly_independent(distribution, over):

@@ -115,6 +115,7 @@ LR_SEES_WEIGHTS = ("SGD", "Adam", "AdaHessian, power 1/2", "Sophia")
 LR_SEES_LOSS = ("SGD", "AdaHessian, power 1/2")
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("name", METHODS)
 def test_rescaled_problem_with_rescaled_settings_has_the_same_path(name, loss):

@@ -177,6 +177,7 @@ def late_loss(twin, present):
     return lambda values: quartic([p if here else p.detach() for p, here in zip(values, present, strict=True)])
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("way", ["backward", "graph", "closure", "curvature_step"])
 @EVERY_METHOD
 def test_late_parameter_is_not_updated_before_its_first_product(name, way):
@@ -251,6 +252,7 @@ def test_frozen_parameter_costs_no_products():
 RECORDED = [x.detach() for x in leaves(*[(30,)] * 82, seed=3)]  # alternate gradients and products
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     ("dtype", "rounding", "bound"),
     [

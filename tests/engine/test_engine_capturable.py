@@ -74,6 +74,7 @@ OPTIONS = (
 )
 
 
+@pytest.mark.diagonal
 @each_second(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_step_runs_on_meta_tensors(subject, options):
@@ -103,6 +104,7 @@ def test_low_precision_matches_ordinary_step(subject):
     assert distance([p.float() for p in others], [p.float() for p in params]) <= 2**-7
 
 
+@pytest.mark.diagonal
 @each_second(lambda subject: subject.captures)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_skipped_step_changes_nothing(subject, bad):
@@ -161,6 +163,7 @@ def test_tensor_lr_is_not_copied():
     assert distance(others, params) < SAME
 
 
+@pytest.mark.diagonal
 @each_second(lambda subject: subject.captures)
 @pytest.mark.parametrize("to_capturable", [False, True])
 def test_checkpoint_loads_across_capturable(subject, to_capturable):

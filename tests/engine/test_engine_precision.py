@@ -63,6 +63,7 @@ def test_stochastic_rounding_is_unbiased(engine):
     assert len(p.unique()) > 10
 
 
+@pytest.mark.diagonal
 @engines
 @pytest.mark.parametrize("rounding", ["kahan", "stochastic"])
 def test_decay_is_rounded_together_with_step(engine, rounding):

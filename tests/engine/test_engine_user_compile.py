@@ -170,6 +170,7 @@ def results(subject, backend=None, steps=4, **options):
 NAMES = ("sgd-momentum", "adamw", "nadam", "autosgm-2-zero", "sgm-all-stages", "own-stage", "scheduled")
 
 
+@pytest.mark.diagonal
 @each(lambda subject: subject.name in NAMES)
 @pytest.mark.parametrize("capturable", [False, True])
 def test_optimizer_step_in_compiled_function_matches_plain(subject, capturable):

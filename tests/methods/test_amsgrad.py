@@ -119,6 +119,7 @@ def test_amsgrad_is_loaded_from_a_checkpoint():
     assert first.param_groups[0]["amsgrad"] is False
 
 
+@pytest.mark.diagonal
 @ENGINES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_amsgrad_bfloat16_state_follows_float32_state(dtype, engine):

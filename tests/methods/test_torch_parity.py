@@ -161,6 +161,7 @@ def test_variance_rounded_below_zero_is_finite_unlike_torch():
     assert torch.isfinite(values[1]).all()
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("flag", ["foreach", "fused"])
 def test_implementation_flags_have_no_effect(name, flag):

@@ -112,6 +112,7 @@ def test_representatives_are_subjects():
     assert {subject.name for subject in SUBJECTS} >= REPRESENTATIVES
 
 
+@pytest.mark.diagonal
 @each_scheduler
 @each(lambda subject: subject.counterpart)
 def test_scheduled_trajectory_equals_torch(subject, scheduler):
@@ -130,6 +131,7 @@ def test_scheduled_trajectory_equals_torch(subject, scheduler):
     assert distance(ours, theirs) < TOLERANCE
 
 
+@pytest.mark.diagonal
 @each_scheduler
 @each(is_representative)
 def test_scheduled_lr_and_momentum_equal_manual_edits(subject, scheduler):

@@ -36,6 +36,7 @@ def test_default_lr_of_unknown_task_is_the_generic_lr():
     assert default_lr("mine", "sgd") == 0.1
 
 
+@pytest.mark.diagonal
 @pytest.mark.filterwarnings("ignore:1cycle schedules only the learning rate")
 @pytest.mark.parametrize("schedule", [None, "cosine", "1cycle", "warmup-linear"])
 @pytest.mark.parametrize("name", known_entries())

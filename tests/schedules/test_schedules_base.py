@@ -71,6 +71,7 @@ def test_values_are_floats_and_depend_only_on_the_step(schedule):
     assert [schedule(step) for step in reversed(range(40))] == forward[::-1]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=label)
 @pytest.mark.parametrize("bad", [*PLACE.refused(), -1, 2.0, True, np.float64(3), torch.tensor(2.5)], ids=repr)
 def test_invalid_step_raises(schedule, bad):

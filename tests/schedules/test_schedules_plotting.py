@@ -62,6 +62,7 @@ def drawn(figure):
     }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("done", [0, 2])
 def test_plot_shows_values_of_the_next_steps_and_changes_nothing(name, done):

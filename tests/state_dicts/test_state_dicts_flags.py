@@ -72,6 +72,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(("name", "settings"), FLAGS, ids=str)
 @pytest.mark.parametrize(("saving", "loading"), [(torch.optim, dp), (dp, torch.optim), (dp, dp)])
 def test_flags_come_from_the_saved_group(saving, loading, name, settings):

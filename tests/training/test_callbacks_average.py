@@ -194,6 +194,7 @@ def test_cancelled_fit_restores_the_training_weights():
     assert all(torch.equal(p, seen.steps[-1][name]) for name, p in one.model.named_parameters())
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("at", [1, 4, 6, 9])
 @pytest.mark.parametrize(
     "average", [lambda: EMA(0.9), lambda: EMA(0.9, buffers="average"), lambda: SWA(1)], ids=["ema", "buffers", "swa"]

@@ -134,6 +134,7 @@ class AfterEpoch(Callback):
             self.state["callbacks"].pop("AfterEpoch", None)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("kind", LOGS)
 @pytest.mark.parametrize(
     "at", [1, pytest.param(3, marks=pytest.mark.slow), "epoch", 4, pytest.param(5, marks=pytest.mark.slow), 9]

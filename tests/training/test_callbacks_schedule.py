@@ -75,6 +75,7 @@ def plain_loop_lrs(make, total):
     return values
 
 
+@pytest.mark.diagonal
 @BOTH_SGD
 @pytest.mark.parametrize("name", sorted(TORCH_SCHEDULERS))
 def test_torch_scheduler_matches_plain_loop_without_warning(name, make):

@@ -28,6 +28,7 @@ REPEATED = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", sorted(REPEATED))
 @BOTH_SGD
 def test_second_fit_repeats_the_schedule_of_the_first(name, make):
@@ -80,6 +81,7 @@ def save_and_load(state):
 RESUMED = {**REPEATED, "mapping": lambda n: {"lr": Cosine(n), "momentum": OneCycleMomentum(n)}}
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("per", ["batch", "epoch"])
 @pytest.mark.parametrize("name", sorted(RESUMED))
@@ -131,6 +133,7 @@ DIFFERENT = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("per", ["batch", "epoch"])
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_different_schedule_is_rejected_or_advanced_with_override(name, per):

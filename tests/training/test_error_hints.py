@@ -208,6 +208,7 @@ def test_dataset_without_loader():
 LARGE = [torch.randn(50, 50), np.zeros((60, 60)), [torch.randn(9, 9)] * 100, list(range(10**5)), nn.Linear(9, 9)]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("value", LARGE, ids=["tensor", "array", "tensors", "numbers", "module"])
 @pytest.mark.parametrize(
     "call",

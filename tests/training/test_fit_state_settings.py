@@ -111,6 +111,7 @@ def test_override_uses_current_settings():
     assert first.opt.param_groups[0]["lr"] == 0.01
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -62,6 +62,7 @@ def test_fit_by_steps_with_accumulation_resumes_exactly(source, at, at_end, tmp_
     assert_same(uninterrupted(make, **fit), stopped_and_resumed(make, tmp_path, at, at_end=at_end, **fit))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("source", ["unsized stream", "unsized iterable", "IterableDataset"])
 @pytest.mark.parametrize("at", [2, 5])
 def test_epochs_of_data_without_length_resume_exactly(source, at, tmp_path):

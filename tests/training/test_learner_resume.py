@@ -61,6 +61,7 @@ TORCH_OPTIMIZERS = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_resume_is_exact_for_torch_optimizers_in_every_dtype(tmp_path, name, dtype):

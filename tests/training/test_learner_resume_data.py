@@ -41,6 +41,7 @@ def loader_learner(workers=0, own=None, **options):
     return Learner(given.model, train, evaluation, engine=Engine("cpu"), **shape)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("own", [None, 3], ids=["global", "own generator"])
 @pytest.mark.parametrize("stops", [(1,), (3,), (4,), (6,), (8,), (2, 3, 9, 11)], ids=str)
 def test_resume_is_exact_with_shuffling_and_augmentation(tmp_path, stops, own):

@@ -141,6 +141,7 @@ class ByIteration(Orders):
         return super().__iter__()
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("kind", [ByEpoch, ByIteration])
 @pytest.mark.parametrize("at", [1, 3, 4, 5])
 def test_stateful_sampler_resumes_within_epoch(kind, at):

@@ -109,6 +109,7 @@ REPEATABLE = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("batches", [1, 5, 6])
 @pytest.mark.parametrize("kind", REPEATABLE)
 def test_resume_with_repeated_batches_is_exact(kind, batches):
@@ -124,6 +125,7 @@ WITH_STATE = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("batches", [4, 5, 6])
 @pytest.mark.parametrize("kind", WITH_STATE)
 def test_resume_with_unsaved_state_raises(kind, batches):

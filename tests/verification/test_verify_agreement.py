@@ -25,6 +25,7 @@ EQUIVALENT = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("method", EQUIVALENT)
 def test_torch_counterparts_agree_and_exchange_checkpoints(method, dtype):
@@ -114,6 +115,7 @@ class Output:
         self.loss = loss
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("wrap", [lambda loss: loss, lambda loss: {"loss": loss}, Output])
 @pytest.mark.parametrize("form", [tuple, list, lambda pair: {"x": pair[0], "y": pair[1]}, lambda pair: pair[0]])
 def test_verify_model_that_returns_loss(wrap, form):
