@@ -26,13 +26,13 @@ __all__ = [
     "EXTENSION_FILE",
     "NormBase",
     "autograd_function",
+    "default_store",
     "disable_torch_function",
     "dispatch_keys",
     "foreach_add_",
     "foreach_copy_",
     "foreach_lerp_",
     "foreach_norm",
-    "foreach_sub",
     "has_step_hooks",
     "impl_address",
     "is_dynamo_active",
@@ -56,7 +56,6 @@ foreach_add_: Callable[..., None] = torch._foreach_add_  # pyright: ignore[repor
 foreach_copy_: Callable[..., None] = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
 foreach_lerp_: Callable[..., None] = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
 foreach_norm: Callable[..., tuple[Tensor, ...]] = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
-foreach_sub: Callable[..., tuple[Tensor, ...]] = torch._foreach_sub  # pyright: ignore[reportPrivateImportUsage]
 
 
 def neg_view(x: Tensor) -> Tensor:
@@ -162,6 +161,11 @@ def is_dynamo_active() -> bool:
 def mark_static(x: Tensor) -> None:
     """Exclude the sizes of `x` from dynamic shapes. torch documents this function under this path. No fallback."""
     torch._dynamo.mark_static(x)
+
+
+def default_store() -> Any:
+    """Return the key-value store of the default process group. No fallback."""
+    return torch.distributed.distributed_c10d._get_default_store()
 
 
 # The shared library of torch, used to find the OpenMP runtime that torch loads. No fallback.

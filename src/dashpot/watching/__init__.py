@@ -1,4 +1,4 @@
-"""Measurements of a run beside what theory predicts for its settings."""
+"""Measurements of a run, compared with the predictions of theory for its settings."""
 
 from dashpot.watching.curvature_operator import preconditioned_hessian
 from dashpot.watching.report import WatchReport

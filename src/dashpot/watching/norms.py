@@ -2,50 +2,139 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from dashpot._torch_private import foreach_norm, foreach_sub
+from dashpot.engine.dtensor import has_dtensor, local
+from dashpot.engine.eager import real_view
+from dashpot.engine.program import compute_dtype
+from dashpot.optimizers.base import Optimizer
+from dashpot.schedules.resolve import lr_in_force
 from dashpot.watching.probe import Moment, Probe
+from dashpot.watching.pulse import GradientNorms, gradient_norms
+from dashpot.watching.tensor_norms import norms
 
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
 
+_CLOSURE = "The step was given a closure: the gradient is that of its last evaluation."
+
 
 class NormsProbe(Probe):
-    """Norms of gradients, updates and weights, and the ratio of update to weight, by tensor and in all."""
+    """Norms of gradients, updates and weights, their ratio and the angle of the update, by tensor and in all.
+
+    Rows: step, loss, lr (by group, including the schedule), grad, update, weight (after the step), ratio
+    update/weight, angle between the weights before and after in radians, and tensors {name: {grad, update, weight,
+    ratio, angle}}. Steps with a closure measure all parameters, and the gradients after the step.
+    """
 
     kind: ClassVar[str] = "norms"
+    needs_gradients: ClassVar[bool] = False
+    prior = 0.05
 
     def __init__(self, every: int) -> None:
         self.every = every
         self._before: dict[Tensor, Tensor] = {}
+        self._lr: list[Any] = []
+        self._grads: GradientNorms | None = None
 
     @torch.no_grad()
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
-        del moment
-        self._before = {p: p.detach().clone() for p in watcher.names if p.grad is not None}
+        params = _measured_params(watcher, moment)
+        self._before = {p: local(p.detach()).clone() for p in params}
+        self._lr = learning_rates(watcher.optimizer)
+        self._grads = None
+        if moment.has_gradients:
+            self._grads = watcher.pulse.measured(moment.step) or gradient_norms(watcher)
 
     @torch.no_grad()
     def after_step(self, watcher: Watcher, moment: Moment) -> None:
-        scale = watcher.grad_scale
         params = list(self._before)
-        grads = foreach_norm([p.grad for p in params if p.grad is not None])
-        updates = foreach_norm(foreach_sub([p.detach() for p in params], list(self._before.values())))
-        weights = foreach_norm([p.detach() for p in params])
-        tensors: dict[str, dict[str, Any]] = {}
-        for p, g, u, w in zip(params, grads, updates, weights, strict=True):
-            row = {"grad": float(g) / scale, "update": float(u), "weight": float(w)}
-            tensors[watcher.names[p]] = {**row, "ratio": row["update"] / row["weight"] if row["weight"] else None}
-        self._before = {}
-        totals: dict[str, Any] = {key: _total(tensors, key) for key in ("grad", "update", "weight")}
-        ratio = totals["update"] / totals["weight"] if totals["weight"] else None
-        loss = None if moment.loss is None else float(moment.loss)
-        row = {"step": moment.step, "loss": loss, **totals, "ratio": ratio, "tensors": tensors}
-        watcher.record.add(self.kind, row)
+        sums = watcher.summed(params, _sums(params, list(self._before.values()))) if params else torch.zeros(3, 0)
+        grads = self._grads or gradient_norms(watcher)
+        names = [watcher.names[p] for p in params]
+        self._before, self._grads = {}, None
+        watcher.record.add_later(self.kind, NormsRow(names, sums, grads, self._lr, moment))
 
 
-def _total(tensors: dict[str, dict[str, Any]], key: str) -> float:
-    return sum(row[key] ** 2 for row in tensors.values()) ** 0.5
+def _measured_params(watcher: Watcher, moment: Moment) -> list[Tensor]:
+    """Return the parameters that the step may change; on all ranks the same ones if parameters are sharded."""
+    everything = list(watcher.names)
+    if not moment.has_gradients or has_dtensor(everything):
+        return everything
+    return watcher.gradients()[0]
+
+
+def _sums(params: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+    """Return the squared norms of updates and weights, and the products of update and weight, a (3, n) tensor."""
+    after = [_flat(local(p.detach())) for p in params]
+    opposite = [_flat(old).sub_(w) for w, old in zip(after, before, strict=True)]  # in the memory of the copies
+    products = torch.stack([torch.dot(u, w).to(after[0].device) for u, w in zip(opposite, after, strict=True)])
+    return torch.stack([norms(opposite).double().square(), norms(after).double().square(), -products.double()])
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Return the real elements as a vector in the dtype of computation."""
+    x = real_view(x)
+    return x.reshape(-1).to(compute_dtype(x.dtype))
+
+
+class NormsRow:
+    """Row of a step whose tensors are read later."""
+
+    def __init__(self, names: list[str], sums: Tensor, grads: GradientNorms, lr: list[Any], moment: Moment) -> None:
+        self.names, self.sums, self.grads, self.lr, self.moment = names, sums, grads, lr, moment
+
+    def __call__(self) -> dict[str, Any] | None:
+        moment = self.moment
+        if bool(moment.skipped):
+            return None
+        grads = self.grads.read(moment.scale)
+        columns = zip(*self.sums.tolist(), strict=True)
+        tensors = {
+            name: {"grad": grads.get(name), **_changes(*sums)}
+            for name, sums in zip(self.names, columns, strict=True)
+            if name in grads or sums[0]
+        }
+        totals = _changes(*map(sum, self.sums.tolist()))
+        row = {
+            "step": moment.step,
+            "loss": moment.loss_value(),
+            "lr": [None if lr is None else float(lr) for lr in self.lr],
+            "grad": math.sqrt(sum(g * g for g in grads.values())) if grads else None,
+            **totals,
+            "tensors": tensors,
+        }
+        return row if moment.has_gradients else {**row, "reason": _CLOSURE}
+
+
+def _changes(update: float, weight: float, product: float) -> dict[str, float | None]:
+    """Return the norms, the ratio and the angle, from squared norms and the product of update and new weight."""
+    u, w = math.sqrt(update), math.sqrt(weight)
+    return {"update": u, "weight": w, "ratio": u / w if w else None, "angle": _angle(u, w, product)}
+
+
+def _angle(u: float, w: float, product: float) -> float | None:
+    """Return the angle between the new weight and the new weight minus the update.
+
+    The part of the update orthogonal to the weight is computed, not the cosine, which cannot resolve small angles.
+    """
+    if not w or not math.isfinite(u + w):
+        return None
+    along = product / w
+    before = w - along
+    across = math.sqrt(max(u * u - along * along, 0.0))
+    return math.atan2(across, before) if across or before else None
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Return the current learning rate of each group: a number, a copy of a 0-d tensor, or None."""
+    rates: list[Any] = [group.get("lr") for group in optimizer.param_groups]
+    if isinstance(optimizer, Optimizer) and (schedule := optimizer.schedule.get("lr")) is not None:
+        done = optimizer.steps_done()
+        rates = [lr * factor for factor, lr in (lr_in_force(schedule, rate, done) for rate in rates)]
+    return [lr.detach().clone() if isinstance(lr, Tensor) else lr for lr in rates]

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 LIMIT = 512
 """Largest number of rows of a series in memory."""
-_NEWEST = 128  # newest rows, which are never thinned
+_TENSOR_ROWS = 64_000  # largest number of entries by tensor in a series; a few hundred bytes each
+_FEWEST = 32
+_PENDING = 64
+_MEMORY_ONLY = frozenset({"pulse"})
+_KEPT = frozenset({"pulse", "warning"})  # kinds of rows that a skipped step keeps
 
 
 class Series:
     """Rows of one kind, each a dict with "step"; old rows are thinned, so that memory is bounded.
 
     Args:
-        limit: Largest number of rows.
+        limit: Largest number of rows. Rows with many tensors have a lower limit.
+        thinned: Whether to thin the older rows; otherwise, the oldest row is dropped.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = LIMIT, *, thinned: bool = True) -> None:
+        self.limit, self.thinned = limit, thinned
         self.rows: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
@@ -28,10 +34,12 @@ class Series:
         return iter(self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append a row, and drop every second one of the older rows if the series is full."""
+        """Append a row. If the series is full, drop every second one of the older rows, or the oldest row."""
         self.rows.append(row)
-        if len(self.rows) > self.limit:
-            self.rows = [*self.rows[:-_NEWEST:2], *self.rows[-_NEWEST:]]
+        limit = min(self.limit, max(_FEWEST, _TENSOR_ROWS // max(len(row.get("tensors") or ()), 1)))
+        if len(self.rows) > limit:
+            newest = limit // 4 if self.thinned else limit
+            self.rows = [*(self.rows[:-newest:2] if self.thinned else ()), *self.rows[-newest:]]
 
     @property
     def last(self) -> dict[str, Any] | None:
@@ -47,18 +55,52 @@ class Series:
 class WatchRecord:
     """All measurements of a watched run, as JSON-serializable data: the source of reports, pages and advice.
 
+    Rows of the kind "pulse" exist only in memory. Numbers that are not finite are None in all other rows.
+
     Attributes:
         header: Constant facts: optimizer, parameter names and shapes, budget, periods.
-        series: Rows by kind, such as "norms" or "noise".
     """
 
     def __init__(self, header: dict[str, Any]) -> None:
         self.header = header
-        self.series: dict[str, Series] = {}
+        self._series: dict[str, Series] = {}
+        self._pending: list[tuple[str, Callable[[], dict[str, Any] | None]]] = []
+
+    @property
+    def series(self) -> dict[str, Series]:
+        """Rows by kind, such as "norms" or "noise"."""
+        self.flush()
+        return self._series
 
     def add(self, kind: str, row: dict[str, Any]) -> None:
         """Append a row of one kind; `row` contains "step"."""
-        self.series.setdefault(kind, Series()).add(row)
+        if kind not in self._series:
+            self._series[kind] = Series(thinned=kind not in _MEMORY_ONLY)
+        self._series[kind].add(row if kind in _MEMORY_ONLY else _finite(row))
+
+    def add_later(self, kind: str, make: Callable[[], dict[str, Any] | None]) -> None:
+        """Append the row that `make` returns when the record is next read, so that tensors are read later.
+
+        None means no row. On accelerators, this delays the synchronization with the host.
+        """
+        self._pending.append((kind, make))
+        if len(self._pending) >= _PENDING:
+            self.flush()
+
+    def flush(self, kind: str | None = None) -> None:
+        """Create the rows of `add_later`, of one kind or of all."""
+        pending, self._pending = self._pending, []
+        for own, make in pending:
+            if kind not in (None, own):
+                self._pending.append((own, make))
+            elif (row := make()) is not None:
+                self.add(own, row)
+
+    def drop(self, step: int) -> None:
+        """Remove the rows of a skipped step, except warnings."""
+        for kind, rows in self._series.items():
+            while kind not in _KEPT and rows.last is not None and rows.last["step"] == step:
+                rows.rows.pop()
 
     def prepend(self, kind: str, rows: Series) -> None:
         """Insert older rows before those of one kind."""
@@ -68,11 +110,13 @@ class WatchRecord:
 
     def rows(self, kind: str) -> Series:
         """Return the rows of one kind, empty if there are none."""
-        return self.series.get(kind, Series())
+        self.flush(kind)
+        return self._series.get(kind, Series())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-serializable data."""
-        return {"header": self.header, "series": {kind: list(rows) for kind, rows in self.series.items()}}
+        stored = {kind: list(rows) for kind, rows in self.series.items() if kind not in _MEMORY_ONLY}
+        return {"header": self.header, "series": stored}
 
     @classmethod
     def of_dict(cls, data: dict[str, Any]) -> WatchRecord:
@@ -82,3 +126,24 @@ class WatchRecord:
             for row in rows:
                 record.add(kind, row)
         return record
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy with None instead of numbers that are not finite, which JSON cannot represent, and the reason."""
+    found: list[str] = []
+    clean = _cleaned(row, "", found)
+    if found and not clean.get("reason"):
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        clean["reason"] = f"Not finite: {', '.join(found[:3])}{more}."
+    return clean
+
+
+def _cleaned(value: Any, path: str, found: list[str]) -> Any:
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        found.append(path)
+        return None
+    if isinstance(value, dict):
+        return {key: _cleaned(item, f"{path} {key}".strip(), found) for key, item in value.items()}
+    return [_cleaned(item, path, found) for item in value] if isinstance(value, (list, tuple)) else value
