@@ -37,6 +37,7 @@ class CurvatureProbe(Probe):
     """
 
     kind: ClassVar[str] = "curvature"
+    prior = 40.0  # 12 products of about three steps each
 
     def __init__(
         self,
