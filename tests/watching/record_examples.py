@@ -59,16 +59,18 @@ def _hundredth(record, rng, step, tensors):
     record.add("noise", noise(step, 300.0 + 0.8 * step))
     tensors_dynamics = {
         name: {
-            "alpha": 1e-3 / (1 + index),
-            "r": 1.0,
-            "e": 0.1,
+            "alpha": [2e-3 / (1 + index), 1e-3 / (1 + index), 1e-4, 0.1],
+            "r": [1.0, 1.0, 0.0, 64.0],
+            "e": [0.3, 0.0, 0.1, 6.4],
             "dw": [1e-2, 0.0, 1e-3, 0.1],
             "stalled": 0.01,
             "agreement": 0.53 + 0.02 * rng.random(),
         }
         for index, name in enumerate(tensors)
     }
-    record.add("dynamics", {"step": step, "tensors": tensors_dynamics, "effective_lr": dict.fromkeys(tensors, 9e-4)})
+    rate = {"nominal": 1e-3, "predicted": 1e-3, "measured": 9e-4, "clip": 1.0, "applied": 9e-4}
+    rates = {name: dict(rate) for name in tensors}
+    record.add("dynamics", {"step": step, "tensors": tensors_dynamics, "effective_lr": rates, "reason": None})
     measured = 0.05 * rng.lognormvariate(0, 0.1)
     parts = {"sampling": 0.045, "weights": 0.012}
     record.add("temperature", {"step": step, "predicted": 0.047, "measured": measured, "parts": parts})
@@ -93,7 +95,9 @@ def spectrum(steps, count=65):
     response = [0.01 / (1 + 0.81 - 1.8 * math.cos(f)) for f in frequencies]
     power = [1.0 + 0.1 * math.sin(7 * f) for f in frequencies]
     filtered = [p * r for p, r in zip(power, response, strict=True)]
-    return {"step": steps, "frequencies": frequencies, "power": power, "filtered": filtered, "response": response}
+    measured = [1.05 * value for value in response]
+    rows = {"frequencies": frequencies, "power": power, "filtered": filtered, "response": response}
+    return {"step": steps, "steps": 512, **rows, "measured": measured, "error": 0.025, "reason": None}
 
 
 def warning(step, tensor, severity=0.7):

@@ -1,4 +1,4 @@
-"""Page of a watched run: sentences, curves beside theory, tensors, cost and settings."""
+"""Page of a watched run: sentences, curves with their predictions, tensors, cost and settings."""
 
 from __future__ import annotations
 

@@ -24,15 +24,21 @@ def finite(value: Any) -> float | None:
 
 
 def value_at(row: dict[str, Any], path: str) -> float | None:
-    """Return the number at a path of keys, such as "preconditioned.scale", or None.
+    """Return the number at a path of keys and indices, such as "preconditioned.scale" or "alpha.0", or None.
 
-    >>> value_at({"a": {"b": 1}, "c": None}, "a.b"), value_at({"c": None}, "c.b")
-    (1.0, None)
+    >>> value_at({"a": {"b": 1}, "c": None}, "a.b"), value_at({"a": [2, 3]}, "a.1"), value_at({"c": None}, "c.b")
+    (1.0, 3.0, None)
     """
     value: Any = row
     for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+        value = _item(value, key)
     return finite(value)
+
+
+def _item(value: Any, key: str) -> Any:
+    if isinstance(value, list):
+        return value[int(key)] if key.isdigit() and int(key) < len(value) else None
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def curve(record: WatchRecord, kind: str, path: str) -> Curve:
@@ -61,26 +67,39 @@ def last_step(record: WatchRecord) -> int:
     return max((rows.last["step"] for rows in record.series.values() if rows.last is not None), default=0)
 
 
-def tensor_curves(record: WatchRecord, kind: str, key: str) -> dict[str, Curve]:
-    """Return the finite values of each tensor of a series by name, in the order of the header."""
+def tensor_curves(record: WatchRecord, kind: str, path: str, table: str = "tensors") -> dict[str, Curve]:
+    """Return the finite values of each tensor by name, in the order of the header.
+
+    Args:
+        record: The record.
+        kind: Kind of rows.
+        path: Keys of the value in the row of a tensor.
+        table: Key of the rows of tensors.
+    """
     names = [*record.header.get("tensors", {})]
     found: dict[str, Curve] = {name: ([], []) for name in names}
     for row in record.rows(kind):
-        for name, value in _of_tensors(row, key):
+        for name, value in _of_tensors(row, path, table):
             steps, values = found.setdefault(name, ([], []))
             steps.append(row["step"])
             values.append(value)
     return {name: points for name, points in found.items() if points[0]}
 
 
-def newest_by_tensor(record: WatchRecord, kind: str, key: str) -> dict[str, float]:
+def newest_by_tensor(record: WatchRecord, kind: str, path: str, table: str = "tensors") -> dict[str, float]:
     """Return the newest finite value of each tensor."""
-    return {name: values[-1] for name, (_, values) in tensor_curves(record, kind, key).items()}
+    return {name: values[-1] for name, (_, values) in tensor_curves(record, kind, path, table).items()}
 
 
-def _of_tensors(row: dict[str, Any], key: str) -> Iterator[tuple[str, float]]:
-    for name, own in (row.get("tensors") or {}).items():
-        value = value_at(own, key) if isinstance(own, dict) else None
+def median_curve(record: WatchRecord, kind: str, path: str, table: str = "tensors") -> Curve:
+    """Return the median over the tensors of each row."""
+    found = [(row["step"], [value for _, value in _of_tensors(row, path, table)]) for row in record.rows(kind)]
+    return [step for step, own in found if own], [median(own) for _, own in found if own]
+
+
+def _of_tensors(row: dict[str, Any], path: str, table: str) -> Iterator[tuple[str, float]]:
+    for name, own in (row.get(table) or {}).items():
+        value = value_at(own, path) if isinstance(own, dict) else None
         if value is not None:
             yield name, value
 

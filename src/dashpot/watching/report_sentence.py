@@ -20,9 +20,11 @@ PRIORITIES: Mapping[str, float] = {
     "past warning": 0.5,
     "at edge": 0.45,
     "balanced noise": 0.4,
+    "clipped": 0.38,  # clipping lowers the learning rate
     "falling loss": 0.35,
     "temperature": 0.3,
     "updates": 0.25,
+    "rate": 0.22,
     "agreement": 0.2,
     "cost": 0.1,
 }

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import NamedTuple
 
-from dashpot.analysis.wording import count, percent
+from dashpot.analysis.wording import count, number, percent
 from dashpot.watching import report_faults, report_theory
 from dashpot.watching.report_rows import finite, newest_by_tensor, reason_of
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.report_trend import Trend, loss_trend
 from dashpot.watching.series import WatchRecord
+
+CLIPPED = 0.9
+"""Factor of clipping below which it affects the learning rate noticeably."""
 
 
 class Found(NamedTuple):
@@ -72,6 +75,22 @@ def agreement(record: WatchRecord) -> Sentence | str:
     return Sentence("agreement", "agreement", text, middle, confidence, "no change is necessary")
 
 
+def effective_rate(record: WatchRecord) -> Sentence | str:
+    """Return the learning rate that steps apply, compared with the one in the settings."""
+    found = {key: newest_by_tensor(record, "dynamics", key, "effective_lr") for key in ("predicted", "applied", "clip")}
+    last = record.rows("dynamics").last
+    if not found["applied"] or not found["predicted"] or last is None:
+        return reason_of(record, "dynamics", "The effective learning rate has not been measured yet.")
+    applied, predicted = median(found["applied"].values()), median(found["predicted"].values())
+    text = f"The effective learning rate is {number(applied)}, predicted {number(predicted)} from the settings"
+    confidence = f"median of {count(len(found['applied']), 'tensor')}, step {last['step']}"
+    clip = median(found["clip"].values()) if found["clip"] else 1.0
+    if clip < CLIPPED:
+        action = f"clipping scales gradients by {number(clip, 2)}: raise its limit, or count on the smaller rate"
+        return Sentence("rate", "clipped", text, applied, confidence, action)
+    return Sentence("rate", "rate", text, applied, confidence, "no change is necessary")
+
+
 def cost(record: WatchRecord) -> Sentence | str:
     """Return the share of the time that measurements take."""
     last, budget = record.rows("cost").last, finite(record.header.get("budget"))
@@ -93,6 +112,7 @@ MAKERS: Mapping[str, Callable[[WatchRecord], Sentence | str]] = {
     "stalled": report_faults.stalled,
     "updates": report_faults.updates,
     "temperature": report_theory.temperature,
+    "rate": effective_rate,
     "agreement": agreement,
     "cost": cost,
 }

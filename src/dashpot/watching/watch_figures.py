@@ -11,7 +11,16 @@ from dashpot.analysis.wording import number
 from dashpot.figures import color, label_lines, new_figure, tag
 from dashpot.figures.literal import literal
 from dashpot.utils.smoothing import smooth
-from dashpot.watching.report_rows import Curve, curve, newest, reason_of, span_medians, tensor_curves, value_at
+from dashpot.watching.report_rows import (
+    Curve,
+    curve,
+    median_curve,
+    newest,
+    reason_of,
+    span_medians,
+    tensor_curves,
+    value_at,
+)
 from dashpot.watching.series import WatchRecord
 
 if TYPE_CHECKING:
@@ -121,9 +130,11 @@ def _rates(record: WatchRecord, ax: Axes) -> None:
     for index, (steps, rates) in enumerate(nominal):
         name = "nominal" if len(nominal) == 1 else f"group {index}"
         tag(ax.plot(steps, rates, color=color(index), label=name)[0], f"lr-{index}")
-    steps, rates = _applied_rates(record)
-    if steps:
-        tag(ax.plot(steps, rates, color=color(len(nominal)), linestyle="--", label="applied")[0], "lr-applied")
+    for key, style in (("predicted", "--"), ("applied", "-")):
+        steps, rates = median_curve(record, "dynamics", key, "effective_lr")
+        if steps:
+            hue = color(len(nominal) + (key == "applied"))
+            tag(ax.plot(steps, rates, style, color=hue, label=f"effective, {key}", **_marker(steps))[0], f"lr-{key}")
     ax.set_xlabel("step")
     ax.set_ylabel("learning rate")
     _log_if_wide(ax, [rate for _, values in nominal for rate in values])
@@ -141,19 +152,6 @@ def _nominal_rates(record: WatchRecord) -> list[Curve]:
                 found[index][0].append(row["step"])
                 found[index][1].append(float(rate))
     return found
-
-
-def _applied_rates(record: WatchRecord) -> Curve:
-    """Return the median over all tensors of the learning rate that the steps really applied."""
-    steps, rates = [], []
-    for row in record.rows("dynamics"):
-        own = row.get("effective_lr")
-        values = [value_at(own, name) for name in own] if isinstance(own, dict) else []
-        known = [value for value in values if value is not None]
-        if known:
-            steps.append(row["step"])
-            rates.append(float(np.median(known)))
-    return steps, rates
 
 
 def _noise(record: WatchRecord, ax: Axes) -> None:
@@ -216,22 +214,19 @@ def _largest(curves: dict[str, Curve]) -> dict[str, Curve]:
 def _spectrum(record: WatchRecord, ax: Axes) -> None:
     row = newest(record, "spectrum", "step")
     assert row is not None
-    frequencies, power, filtered, response = (
-        np.asarray(row[key], dtype=np.float64) for key in ("frequencies", "power", "filtered", "response")
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gain = np.where(power > 0, filtered / power, np.nan)
-    tag(ax.plot(frequencies, gain, color=color(0), label="measured")[0], "gain")
-    tag(ax.plot(frequencies, response, color=color(1), linestyle="--", label="theory |H|²")[0], "response")
+    tag(ax.plot(row["frequencies"], row["measured"], color=color(0), label="measured")[0], "measured")
+    if row.get("response"):
+        [line] = ax.plot(row["frequencies"], row["response"], color=color(1), linestyle="--", label="theory")
+        tag(line, "response", "theory |H|²")
     _logarithmic(ax, "x")
     _logarithmic(ax, "y")
     ax.set_xlabel("frequency in radians per step")
-    ax.set_ylabel("power of updates / power of gradients")
+    ax.set_ylabel("gain |H|²")
     label_lines(ax)
 
 
 def _alpha(record: WatchRecord, ax: Axes) -> None:
-    curves = tensor_curves(record, "dynamics", "alpha")
+    curves = tensor_curves(record, "dynamics", "alpha.1")
     for index, (name, (steps, values)) in enumerate(_spread(curves).items()):
         steps, values = span_medians((steps, values), _SPANS)
         [line] = ax.plot(steps, _positive(values), color=color(index), label=literal(name), **_marker(steps))
@@ -296,7 +291,7 @@ def _without_rates(record: WatchRecord) -> str | None:
 
 def _without_spectrum(record: WatchRecord) -> str | None:
     row = record.rows("spectrum").last
-    if row is not None and row.get("frequencies") and row.get("response") and row.get("filtered"):
+    if row is not None and row.get("frequencies") and row.get("measured"):
         return None
     return reason_of(record, "spectrum", "The spectrum of the gradients has not been measured yet.")
 
@@ -322,7 +317,13 @@ STABILITY = Panel(
     _without("curvature", "ratio", absent="The curvature is unknown: pass `closure` to `watcher.observe`."),
     "Largest eigenvalue of rate times preconditioned curvature, divided by its largest stable value.",
 )
-RATES = Panel("rates", "learning rate", _rates, _without_rates, "Learning rate in force, with its schedule.")
+RATES = Panel(
+    "rates",
+    "learning rate",
+    _rates,
+    _without_rates,
+    "Nominal rate with its schedule, and the effective rate: change over unit-gain filtered gradient and denominator.",
+)
 NOISE = Panel(
     "noise",
     "gradient noise scale",
@@ -349,14 +350,14 @@ SPECTRUM = Panel(
     "filter response",
     _spectrum,
     _without_spectrum,
-    "Power of the filtered gradients over the power of the gradients, and the response of the filter.",
+    "Squared gain from gradients to updates over the frequency, and the response of the filter.",
 )
 ALPHA = Panel(
     "alpha",
     "elementwise rate",
     _alpha,
-    _without_tensors("dynamics", "alpha", "The dynamics have not been measured yet."),
-    "Learning rate divided by the denominator, for the tensors with the largest, the median and the smallest value.",
+    _without_tensors("dynamics", "alpha.1", "The dynamics have not been measured yet."),
+    "Mean of learning rate over denominator, for the tensors with the largest, the median and the smallest value.",
 )
 PANELS = (LOSS, FLUCTUATION, STABILITY, RATES, NOISE, NORMS, RATIOS, SPECTRUM, ALPHA)
 GROUPS: dict[str, tuple[Panel, ...]] = {
