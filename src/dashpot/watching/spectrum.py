@@ -1,12 +1,14 @@
 """The probe "spectrum": gradients and updates of a few elements at consecutive steps, against the filter's response.
 
 The gradients and weights of about `ELEMENTS` elements of the largest parameter group are stored at `STEPS` consecutive
-steps. Directions are the changes without decay, divided by the learning rate in force. Rows have the keys of
-`Spectrum`, and `group`, the index of the parameter group.
+steps. Directions are the changes without decay, divided by the current learning rate. Rows have the keys of `Spectrum`,
+`group`, the index of the parameter group, and `virial`, the temperatures of the elements as in
+`temperature_estimates.Virial`, or None.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,7 +19,8 @@ from dashpot.engine.dtensor import local
 from dashpot.utils.scalars import read
 from dashpot.watching.dynamics_samples import cut_of, flat, measurable
 from dashpot.watching.probe import Moment, Probe
-from dashpot.watching.spectrum_estimates import Spectrum, spectrum
+from dashpot.watching.spectrum_estimates import Spectrum, element_scales, spectrum
+from dashpot.watching.temperature_estimates import Virial, virial
 
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
@@ -28,6 +31,7 @@ STEPS = 512
 """Number of consecutive steps of a measurement."""
 _EARLY = 128  # steps after which the first measurement has a preliminary row
 _TENSORS = 16  # largest number of sampled tensors: each costs a microsecond or two a step
+_CONSTANT = 0.05  # largest relative change of a learning rate that counts as constant
 _START = 33  # first step of the first measurement, after the initial steps of bias correction
 
 
@@ -102,25 +106,30 @@ class SpectrumProbe(Probe):
 
     def _add(self, watcher: Watcher, moment: Moment, sample: _Sample, ring: Tensor) -> None:
         values = ring[: self._count].cpu().double().numpy()
-        found = _spectrum(watcher, sample.group, values[:, 0], values[:, 1], np.array(self._lrs))
-        watcher.record.add(self.kind, {"step": moment.step, "group": sample.group, **found.to_dict()})
+        found, heat = _results(watcher, sample.group, values[:, 0], values[:, 1], np.array(self._lrs))
+        row = {"step": moment.step, "group": sample.group, **found.to_dict()}
+        watcher.record.add(self.kind, {**row, "virial": None if heat is None else asdict(heat)})
 
 
-def _spectrum(watcher: Watcher, group: int, g: Any, w: Any, lr: Any) -> Spectrum:
-    """Return the spectrum of n + 1 recorded gradients and weights, whose differences are n changes."""
+def _results(watcher: Watcher, group: int, g: Any, w: Any, lr: Any) -> tuple[Spectrum, Virial | None]:
+    """Return the results of n + 1 recorded gradients and weights, whose differences are n changes."""
     change, g, w, lr = np.diff(w, axis=0), g[:-1], w[:-1], lr[:-1, None]
-    rates = watcher.rates()
     if (lr <= 0).any():
-        return Spectrum(len(g), reason="The learning rate is 0 at some steps.")
+        return Spectrum(len(g), reason="The learning rate is 0 at some steps."), None
+    rates = watcher.rates()
     if rates.view is None:
-        return spectrum(g, -change / lr, None)
+        return spectrum(g, -change / lr, None), None
     form = rates.group(group).form
     sign = -1.0 if watcher.optimizer.param_groups[group].get("maximize") else 1.0
     shrink = form.fixed_shrink + form.shrink_per_rate * lr
     direction = -(change + shrink * w) / lr
-    return spectrum(
-        sign * g + form.coupled_decay * w, direction, form.filter, fitted=form.adaptive or form.rate is None
-    )
+    g = sign * g + form.coupled_decay * w
+    fitted = form.adaptive or form.rate is None
+    found = spectrum(g, direction, form.filter, fitted=fitted)
+    if form.filter is None or found.reason is not None or np.ptp(lr) > _CONSTANT * lr.mean():
+        return found, None
+    scale = element_scales(g, direction, form.filter) if fitted else np.ones(g.shape[1])
+    return found, virial(g, w, scale * form.filter.dc_gain * lr.mean(), float(shrink.mean()))
 
 
 def lr_of(watcher: Watcher, group: int) -> float:

@@ -92,6 +92,16 @@ def spectrum(gradients: Array, directions: Array, section: RationalFilter | None
     return _estimate(steps, segment, omega, x, y, theory, "fitted" if fitted or theory is None else "exact")
 
 
+def element_scales(gradients: Array, directions: Array, section: RationalFilter) -> Array:
+    """Return the factor of each element between the filtered gradient and its direction, such as 1/d; at least 0."""
+    segment = len(gradients) // 4
+    omega = 2 * np.pi * np.arange(1, segment // 2 + 1) / segment
+    x, y = _segments(gradients, segment), _segments(directions, segment)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales = _scales(x, y, np.abs(section.at(omega)) ** 2)
+    return np.where(np.isfinite(scales), scales, 0.0)
+
+
 def _estimate(steps: int, segment: int, omega: Array, x: Any, y: Any, theory: Array | None, scale: str) -> Spectrum:
     power, filtered = (np.abs(x) ** 2).mean((0, 2)), (np.abs(y) ** 2).mean((0, 2))
     cross = np.abs((np.conj(x) * y).mean((0, 2)))
