@@ -62,7 +62,7 @@ def test_recursion_and_rate_agree_with_the_steps(name):
         for tensor, values in row["tensors"].items():
             # Float64 arithmetic in a different order; torch's NAdam keeps a product of momenta in float32.
             assert values["residual"] < (1e-6 if name == "torch-nadam" else 1e-9), tensor
-            rate = row["effective_lr"][tensor]
+            rate = row["rates"][tensor]
             assert rate["measured"] == pytest.approx(rate["predicted"], rel=1e-6)
             assert rate["unexplained"] < 1e-6
 
@@ -89,16 +89,21 @@ def test_scheduler_of_torch_and_heavy_ball_gain_show_in_the_rate():
         optimizer.param_groups[0]["lr"] = 0.02  # as a scheduler does
         return optimizer
 
-    rate = watched(make)[0][-1]["effective_lr"]["0.weight"]
+    rate = watched(make)[0][-1]["rates"]["0.weight"]
     assert (rate["nominal"], rate["clip"]) == (0.02, 1.0)
     assert rate["applied"] == pytest.approx(0.2, rel=1e-9)  # lr/(1 - momentum)
+
+
+def test_effective_lr_is_the_applied_rate():
+    row = watched(OPTIMIZERS["torch-sgd"])[0][-1]
+    assert row["effective_lr"] == {name: rate["applied"] for name, rate in row["rates"].items()}
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["clip_grad_norm_", "max_norm"])
 def test_clipping_shows_in_the_applied_rate(inside):
     options = {"max_norm": 0.1} if inside else {}
     rows, model = watched(lambda p: dp.SGD(p, lr=0.1, **options), steps=2, clip=None if inside else 0.1)
-    rate = rows[-1]["effective_lr"]["0.weight"]
+    rate = rows[-1]["rates"]["0.weight"]
     assert rate["measured"] == pytest.approx(0.1, rel=1e-9)
     assert rate["clip"] < 0.5
     assert rate["applied"] == pytest.approx(0.1 * rate["clip"], rel=1e-9)
@@ -108,7 +113,7 @@ def test_clipping_shows_in_the_applied_rate(inside):
 
 
 def test_decoupled_decay_is_separated_from_the_rate():
-    rate = watched(lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5))[0][-1]["effective_lr"]["0.weight"]
+    rate = watched(lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5))[0][-1]["rates"]["0.weight"]
     assert rate["decay"] == pytest.approx(0.005, rel=1e-9)
     assert rate["measured"] == pytest.approx(0.01, rel=1e-9)
 
@@ -125,7 +130,7 @@ def test_bfloat16_weights_stall_unless_rounding_is_compensated():
 
 def test_measured_rate_shows_stalled_weights():
     rows, _ = watched(lambda p: dp.SGD(p, lr=1e-5), steps=2, dtype=torch.bfloat16)
-    rate = rows[-1]["effective_lr"]["0.weight"]
+    rate = rows[-1]["rates"]["0.weight"]
     assert rate["predicted"] == 1e-5
     assert abs(rate["measured"]) < 0.5e-5
 
@@ -134,7 +139,8 @@ def test_unknown_rule_has_the_ratio_and_a_reason():
     row = watched(torch.optim.Adadelta)[0][-1]
     assert row["tensors"]["0.weight"]["alpha"] is None
     assert row["tensors"]["0.weight"]["reason"] == "The update rule of torch.optim.adadelta.Adadelta is unknown."
-    assert row["effective_lr"]["0.weight"]["ratio"] > 0
+    assert row["effective_lr"]["0.weight"] == row["rates"]["0.weight"]["ratio"] > 0
+    assert row["meaning"].startswith("Norm of the change over the norm of the gradient")
 
 
 def test_method_without_recursion_has_a_reason():

@@ -7,12 +7,15 @@ Rows, from a pair of consecutive steps and a fixed sample of at most `ELEMENTS` 
                     sample to the whole tensor; residual: norm of the difference between recursion and measured change,
                     relative to the change (rounding of the weights); stalled, agreement, cosine: see `resolution` and
                     `effective_rate`; sampled: number of elements; reason: why alpha, r and e are missing
-    effective_lr    by name: nominal: learning rate times schedule; predicted: nominal times numerator and DC gain of
+    effective_lr    by name: rate of the change relative to the unit-gain filtered gradient over the denominators, which
+                    is `applied` of `rates`; `ratio` of `rates` for unknown rules, see `meaning`
+    rates           by name: nominal: learning rate times schedule; predicted: nominal times numerator and DC gain of
                     the filter; measured: regression of the change on the unit-gain filtered gradient over the
                     denominators; decay: measured fraction of the weight subtracted; clip: factor of clipping on the
                     newest gradient (`max_norm`, `clip_grad_norm_`); applied: measured times clip; unexplained: relative
                     remainder of the regression; ratio: norm of the change over norm of the gradient, which includes
                     denominators, momentum and decay, and is all that is known for rules outside dashpot and torch
+    meaning         of `effective_lr`, a sentence
     reason          why the row has no tensors
 """
 
@@ -35,6 +38,8 @@ from dashpot.watching.resolution import rounding_of, stalled_share
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
 
+APPLIED = "Change per unit of the filtered gradient (DC gain 1) over the denominators, times the factor of clipping."
+RATIO = "Norm of the change over the norm of the gradient, since the update rule is unknown."
 NO_PAIR = "The two steps of a measurement did not both update the parameters."
 
 
@@ -98,7 +103,10 @@ class DynamicsProbe(Probe):
             found = item.rows(watcher)
             tensors, rates = tensors | found[0], rates | found[1]
         reason = None if tensors else NO_PAIR
-        return {"step": moment.step, "tensors": tensors, "effective_lr": rates, "reason": reason}
+        key, meaning = ("ratio", RATIO) if self._unknown else ("applied", APPLIED)
+        effective = {name: rate[key] for name, rate in rates.items()}
+        row = {"step": moment.step, "tensors": tensors, "effective_lr": effective, "rates": rates}
+        return {**row, "meaning": meaning, "reason": reason}
 
 
 def _recursion(item: Snapshot, result: Replayed, last: Carry | None) -> tuple[Row | None, Carry | None]:

@@ -30,6 +30,7 @@ from dashpot.watching.report import WatchReport, report_of
 from dashpot.watching.series import WatchRecord
 from dashpot.watching.skipping import known_skip, step_was_skipped
 from dashpot.watching.spectrum import SpectrumProbe
+from dashpot.watching.temperature import TemperatureProbe
 from dashpot.watching.tensor_norms import reduce_sums
 
 _BUDGET = Interval(0, 1, "right")
@@ -65,6 +66,7 @@ class Watcher:
             DynamicsProbe(every=100),
             CurvatureProbe(every=100),
             SpectrumProbe(every=2000),
+            TemperatureProbe(every=50),
             CostProbe(every=100),
         ]
         self.record = WatchRecord({})
