@@ -20,6 +20,7 @@ from dashpot.watching.cost import CostProbe, add_cost, cost
 from dashpot.watching.curvature import CurvatureProbe
 from dashpot.watching.dynamics import DynamicsProbe
 from dashpot.watching.facts import header_of, tensor_names
+from dashpot.watching.noise import NoiseProbe
 from dashpot.watching.norms import NormsProbe
 from dashpot.watching.planning import Plan
 from dashpot.watching.probe import MeasurementError, Moment, Probe
@@ -64,6 +65,7 @@ class Watcher:
             self.pulse,
             NormsProbe(every=10),
             DynamicsProbe(every=100),
+            NoiseProbe(every=100),
             CurvatureProbe(every=100),
             SpectrumProbe(every=2000),
             TemperatureProbe(every=50),
