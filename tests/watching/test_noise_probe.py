@@ -32,7 +32,6 @@ class Run:
         self.model, self.optimizer, self.pieces, self.sliced = model, optimizer, pieces, sliced
         self.size, self.change, self.evaluations = size, change, 0
         self.watcher = watch(optimizer, model, budget=1.0)
-        self.watcher.budget.affords = lambda kind: True
         self.watcher.probes = [NoiseProbe(every)]
 
     def loss(self, x, y, first, last):
@@ -177,7 +176,6 @@ def test_sparse_gradient_is_a_reason():
     model = nn.Embedding(4, 2, sparse=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watcher = watch(optimizer, model, budget=1.0)
-    watcher.budget.affords = lambda kind: True
     watcher.probes = [NoiseProbe(1)]
     for _ in range(2):
         optimizer.zero_grad()

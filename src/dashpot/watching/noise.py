@@ -17,14 +17,13 @@ from dashpot.watching.noise_pieces import (
     SPARSE,
     ExtraPasses,
     Gradients,
-    PassError,
     PieceRecorder,
     Squares,
     combination,
     inner_product,
 )
 from dashpot.watching.noise_scale import MINIMUM, NoiseSample, noise_scale
-from dashpot.watching.probe import Moment, Probe
+from dashpot.watching.probe import MeasurementError, Moment, Probe
 
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
@@ -61,6 +60,7 @@ class NoiseProbe(Probe):
     """
 
     kind: ClassVar[str] = "noise"
+    prior: float = 1.0
 
     def __init__(self, every: int = 100) -> None:
         self.every = every
@@ -81,25 +81,26 @@ class NoiseProbe(Probe):
     def is_due(self, step: int) -> bool:
         if self._recorder is not None and step != self._recorded_step:
             self._discard()  # a resumed run has set the number of steps
-        return self._measures(step) or self._measures(step + 1)
+        return self.pending or self._measures(step + 1)
 
     def _measures(self, step: int) -> bool:
         early = step < MINIMUM * _EARLY and step % min(_EARLY, self.every) == 2 % min(_EARLY, self.every)
         return step >= 2 and (early or step % self.every == 2 % self.every)
 
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
-        if self._recorder is not None:
-            recorder = self._recorder
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
             recorder.close()
             watcher.record.add(self.kind, self._row(watcher, moment, recorder))
-            self._discard()
-        if self._measures(moment.step + 1):
+        # The rates of this step weigh the gradients of the next one, so that the weights are independent of the noise.
+        self._squares = None
+        if recorder is None or self._measures(moment.step + 1):
             self._squares, self._why_plain = _squares(watcher)
 
     def after_step(self, watcher: Watcher, moment: Moment) -> None:
         if self._squares is not None:
             self._recorder = PieceRecorder(watcher.names, self._squares)
-            self._recorded_step = moment.step + 1
+            self._recorded_step, self._squares = moment.step + 1, None
 
     def close(self) -> None:
         self._discard()
@@ -107,7 +108,7 @@ class NoiseProbe(Probe):
     def _discard(self) -> None:
         if self._recorder is not None:
             self._recorder.close()
-        self._recorder = self._squares = None
+        self._recorder = None
 
     # ---- rows -------------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class NoiseProbe(Probe):
         reason = None
         try:
             pair = self._pair(watcher, moment, recorder)
-        except PassError as error:
+        except MeasurementError as error:
             reason = str(error)
         else:
             row["source"] = pair.source
@@ -152,9 +153,11 @@ class NoiseProbe(Probe):
     @torch.no_grad()
     def _pair(self, watcher: Watcher, moment: Moment, recorder: PieceRecorder) -> Pair:
         if recorder.sparse:
-            raise PassError(SPARSE)
+            raise MeasurementError(SPARSE)
         if moment.size is None:
-            raise PassError("The number of examples is unknown: pass `size` to `observe`.")
+            raise MeasurementError("The number of examples is unknown: pass `size` to `observe`.")
+        if is_multiprocess(None) and not watcher.ranks.together:
+            raise MeasurementError(watcher.ranks.reason or "The ranks do not measure together.")
         if _is_ddp(watcher):
             return self._from_ranks(watcher, moment, recorder)
         if recorder.passes > 1 and self._adds_up(watcher, recorder.total):
@@ -163,10 +166,10 @@ class NoiseProbe(Probe):
         if moment.sliced is not None and (moment.examples or 0) > 1:
             return self._from_halves(watcher, moment, recorder)
         if recorder.passes > 1:
-            raise PassError(_CHANGED)
+            raise MeasurementError(_CHANGED)
         if moment.sliced is not None:
-            raise PassError("The batch has a single example.")
-        raise PassError("There are no micro-batches and no ranks: pass `sliced` to `observe`.")
+            raise MeasurementError("The batch has a single example.")
+        raise MeasurementError("There are no micro-batches and no ranks: pass `sliced` to `observe`.")
 
     def _from_ranks(self, watcher: Watcher, moment: Moment, recorder: PieceRecorder) -> Pair:
         """Return the measurement of the passes of all ranks. This is a collective."""
@@ -179,7 +182,7 @@ class NoiseProbe(Probe):
         dist.all_reduce(sums)
         ranks = dist.get_world_size()
         if not self._adds_up(watcher, {p: g / ranks for p, g in total.items()}):
-            raise PassError(_CHANGED)
+            raise MeasurementError(_CHANGED)
         squares, pieces = sums[1:].cpu() / ranks**2, round(float(sums[0]))
         square = recorder.squares.of_all(total) / ranks**2
         return self._unscaled(Pair(squares, square, pieces, float(moment.size or 0), "ranks"))

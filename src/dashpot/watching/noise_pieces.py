@@ -18,6 +18,7 @@ from dashpot.engine.dtensor import has_dtensor, local
 from dashpot.engine.eager import real_view
 from dashpot.engine.sharding import shard_spec
 from dashpot.utils.scalars import scalar_dtype
+from dashpot.watching.probe import MeasurementError
 
 Gradients = dict[Tensor, Tensor]
 """Gradients (local shards) by parameter, as real tensors."""
@@ -117,10 +118,6 @@ def _without_compilation() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
-class PassError(Exception):
-    """An extra pass has no usable gradient; the message is the reason."""
-
-
 class ExtraPasses:
     """Gradients of ranges of the current batch, without side effects on the training.
 
@@ -139,7 +136,7 @@ class ExtraPasses:
         """Return the gradient of each range.
 
         Raises:
-            PassError: If a loss has no graph, or a gradient is sparse.
+            MeasurementError: If a loss has no graph, or a gradient is sparse.
         """
         random = RngSnapshot(self.params)
         try:
@@ -155,11 +152,11 @@ class ExtraPasses:
     def _gradient(self, first: int, last: int, keep: Callable[[Tensor], set[Tensor]]) -> Gradients:
         loss = self.sliced(first, last)
         if not isinstance(loss, Tensor) or loss.grad_fn is None:
-            raise PassError("The function `sliced` must return a loss with a graph.")
+            raise MeasurementError("The function `sliced` must return a loss with a graph.")
         with disable_hooks({*self.params, *keep(loss)}):
             loss.backward()
         if any(p.grad is not None and p.grad.layout != torch.strided for p in self.params):
-            raise PassError(SPARSE)
+            raise MeasurementError(SPARSE)
         if has_dtensor(self.params):
             grads = local_gradients("NoiseScale", self.params)
         else:

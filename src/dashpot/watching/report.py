@@ -55,7 +55,7 @@ class WatchReport:
         >>> [sentence.topic for sentence in report.sentences if sentence.topic == "updates"]
         ['updates']
         >>> report.missing["noise"]
-        'The noise scale is unknown: ...'
+        'The number of examples is unknown: ...'
     """
 
     record: WatchRecord
