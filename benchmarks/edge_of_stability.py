@@ -2,7 +2,7 @@
 
     python benchmarks/edge_of_stability.py [--quick] [--methods plain,Adam] [--networks MLP] [--output FILE]
 
-Six methods train four networks on the first 400 digits, full batch, in float32, on the loss half the squared error of
+Six methods train four networks on the first 200 digits, full batch, in float32, on the loss half the squared error of
 the outputs against one-hot targets (sum over classes, mean over examples). The largest eigenvalue of
 A^(1/2) H A^(1/2)/edge is measured before steps, with the rates A of the same step. Training sharpens the loss until
 this ratio is about 1, the edge of stability, and keeps it there.
@@ -43,7 +43,7 @@ METHODS = {
 RATES: dict[str, dict[str, float]] = {}
 STEPS = {"MLP": 2000, "CNN, BatchNorm": 1500, "transformer": 1200, "residual": 1500}
 EVERY = 20
-EXAMPLES = 400
+EXAMPLES = 200
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ CHECKS = (
     *(f"not_finite_in_one_process[{way}]" for way in ("backward", "step", "curvature_step")),
     *(f"fsdp[{which}]" for which in ("ESGD-1-step-None", "ESGD-1-curvature_step-0.001")),
     *(f"fsdp[{name}-step-0.001]" for name in ("AdaHessian", "Sophia")),
+    *(f"hessian_of_one_rank[{route}]" for route in ("graph", "differences")),
     *(f"late_sums[{which}]" for which in ("step-True", "curvature_step-False")),
     *(f"resumed[ESGD-2-{sharded}]" for sharded in (False, True)),
     *(f"repeated_parameters[{divided}]" for divided in (False, True)),

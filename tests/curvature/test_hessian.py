@@ -104,6 +104,25 @@ def test_closure_that_calls_backward_has_the_same_hessian():
         assert torch.equal(h(v), other(v))
 
 
+@pytest.mark.slow  # importing torch's compiler takes seconds
+def test_compiled_model_runs_eagerly_in_the_measurement():
+    model, closure = problem("conv-batchnorm")
+    compiled = torch.compile(model, backend="eager")
+    x, y = closure.__closure__[1].cell_contents, closure.__closure__[2].cell_contents
+
+    def compiled_closure():
+        return nn.functional.cross_entropy(compiled(x), y)
+
+    compiled_closure().backward()
+    params = list(model.parameters())
+    v = torch.ones(sum(p.numel() for p in params), dtype=torch.float64)
+    with hessian(closure, params) as h:
+        expected = h(v)
+    with hessian(compiled_closure, params) as h:
+        torch.testing.assert_close(h(v), expected, rtol=1e-12, atol=1e-12)  # the same operations in float64
+    assert h.route == "graph"
+
+
 class Once(torch.autograd.Function):
     """Square without a second derivative."""
 

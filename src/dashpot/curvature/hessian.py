@@ -17,7 +17,13 @@ from dashpot.curvature.double_backward import differentiable_gradients, product_
 from dashpot.curvature.hvp import HvpComputer
 from dashpot.curvature.hvp_options import Probing
 from dashpot.curvature.local_ranks import without_reductions
-from dashpot.curvature.state_guards import RngSnapshot, disable_hooks, preserve_buffers, preserve_gradients
+from dashpot.curvature.state_guards import (
+    RngSnapshot,
+    disable_hooks,
+    preserve_buffers,
+    preserve_gradients,
+    without_compilation,
+)
 from dashpot.curvature.unsupported import reject_once_differentiable, reject_reentrant_checkpoint, reject_sparse
 from dashpot.engine.dtensor import is_dtensor
 from dashpot.errors import CurvatureError
@@ -192,6 +198,7 @@ def hessian(
     made = Hessian(closure, params, rates, shifts, route)
     with ExitStack() as stack:
         stack.callback(made.random.restore)
+        stack.enter_context(without_compilation())
         stack.enter_context(preserve_gradients(made.params))
         stack.enter_context(preserve_buffers())
         stack.enter_context(without_reductions())

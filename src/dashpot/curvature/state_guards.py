@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +44,19 @@ def module_pre_hook(hook: Callable[[nn.Module, Any], None]) -> Iterator[None]:
             yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def without_compilation() -> Iterator[None]:
+    """Run compiled models eagerly, since compiled graphs have no second derivatives.
+
+    This also prevents recompilation because of the hooks of these context managers.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

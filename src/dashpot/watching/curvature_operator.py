@@ -55,6 +55,8 @@ def scales_of(optimizer: Any) -> Scales:
                 edges.append(edge)
     if not params:
         raise CurvatureError("No parameter has a gradient.")
+    if not any(bool((rate > 0).any()) for rate in rates):
+        raise CurvatureError("The rates of all parameters are 0.")
     same = max(edges) - min(edges) <= 1e-9 * max(edges)  # rounding of closed forms
     numbers = {float(rate) * edges[0] for rate in rates} if same and all(r.numel() == 1 for r in rates) else set()
     rate = numbers.pop() if len(numbers) == 1 else None
