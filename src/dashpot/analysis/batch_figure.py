@@ -58,6 +58,8 @@ def curves(result: BatchScaling, ratios: Any) -> dict[str, Any]:
     The temperature is lr D sigma^2/(2 d B), and the denominator d is proportional to ratio^-s.
     """
     group = result.groups[0]
+    if not math.isinf(group.scaling.noise):
+        return _measured_curves(result, ratios)
     exponent = np.log(group.shrink) / np.log(result.ratio)
     progress = 1.0 if divides(group.before) or result.rule == "linear" else 0.5
     own, other = progress - exponent, {"linear": 0.5, "sqrt": 1.0}[result.rule]
@@ -66,6 +68,15 @@ def curves(result: BatchScaling, ratios: Any) -> dict[str, Any]:
         rates[NAMES["sqrt" if result.rule == "linear" else "linear"]] = other
     rates["unchanged settings"] = 0.0
     return {label: ratios ** (rate + exponent - 1) for label, rate in rates.items()}
+
+
+def _measured_curves(result: BatchScaling, ratios: Any) -> dict[str, Any]:
+    """Return the temperature by rule at a measured noise scale."""
+    group, noise = result.groups[0], result.groups[0].scaling.noise
+    advance = (1 + noise) / (1 + noise / ratios)
+    progress = group.scaling.progress
+    exponent = 0.0 if math.isclose(progress, 1) else math.log(group.shrink) / math.log(progress)
+    return {NAMES[result.rule]: advance / ratios, "unchanged settings": advance**exponent / ratios}
 
 
 def large_curvature(result: BatchScaling) -> float | None:

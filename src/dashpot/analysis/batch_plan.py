@@ -135,7 +135,7 @@ def scale_target(target: Target, scaling: Scaling, *, is_forced: bool) -> GroupS
 
     shrink = math.prod(rule.shrink for rule in rules.values())
     gain = dc_gain(middle.recipe) / dc_gain(before)
-    progress = scaling.ratio if divides(before) or scaling.rule == "linear" else math.sqrt(scaling.ratio)
+    progress = scaling.progress if divides(before) or scaling.rule == "linear" else math.sqrt(scaling.progress)
     reasons = {name: edit.reason for name, edit in edits.items()}
     lr_factor = progress / (shrink * gain)
     values = {"lr": tidy(float(before.lr) * lr_factor)}
@@ -182,7 +182,10 @@ def _outside(recipe: Recipe, rules: Mapping[int, StageRule], is_forced: bool) ->
 
 
 def _lr_reason(progress: float, shrink: float, gain: float, scaling: Scaling) -> str:
-    if progress != scaling.ratio:
+    if not math.isinf(scaling.noise):
+        text = f"at this noise scale, a step advances by {scaling.progress:.4g} old steps"
+        text += f"; the denominator decreases by a factor of {shrink:.4g}" if shrink != 1 else ""
+    elif progress != scaling.ratio:
         text = "the square root of the batch ratio: the variance of an update is constant, the temperature decreases"
     elif shrink == 1:
         text = "proportional to the batch: equal mean step and equal noise per example"

@@ -73,11 +73,23 @@ class Scaling(NamedTuple):
         rule: "linear": the size of the gradient is independent of the batch; "sqrt": the gradient is noise, with a size
             proportional to batch^(-1/2).
         holds_momentum: Whether the poles of filters are held per step, not per example.
+        noise: Noise scale over the old batch; infinite if gradients are assumed to be noise.
     """
 
     ratio: float
     rule: str
     holds_momentum: bool
+    noise: float = math.inf
+
+    @property
+    def progress(self) -> float:
+        """Progress of a new step in old steps: (1 + noise)/(1 + noise/ratio), the ratio for infinite noise."""
+        return self.ratio if math.isinf(self.noise) else (1 + self.noise) / (1 + self.noise / self.ratio)
+
+    @property
+    def unit(self) -> str:
+        """What an average or a schedule keeps, in words."""
+        return "the same number of examples" if math.isinf(self.noise) else "the same progress"
 
 
 def stage_rule(stage: Stage, scaling: Scaling) -> StageRule:
@@ -119,11 +131,12 @@ def _pole(name: str, pole: float, scaling: Scaling, rule: StageRule, hint: str =
     """
     if pole in (0, 1):  # no memory, or a sum
         return pole
-    new = faster_pole(pole, scaling.ratio)
-    rule.edits[name] = Edit(new, "the average covers the same number of examples: N -> max(1, N/ratio)")
-    if scaling.ratio * (1 - pole) > 1 + _SAME:
+    new = faster_pole(pole, scaling.progress)
+    divisor = "ratio" if math.isinf(scaling.noise) else f"{scaling.progress:.4g}"
+    rule.edits[name] = Edit(new, f"the average covers {scaling.unit}: N -> max(1, N/{divisor})")
+    if scaling.progress * (1 - pole) > 1 + _SAME:
         rule.limits.append(
-            f"An average over {1 / (1 - pole):.4g} steps cannot be shortened by the factor {scaling.ratio:.4g}: {name} "
+            f"An average over {1 / (1 - pole):.4g} steps cannot be shortened by the factor {scaling.progress:.4g}: {name} "
             f"is 0, and one batch has more examples than the average had{hint}."
         )
     return new
@@ -181,8 +194,8 @@ def _nesterov_moment(stage: NesterovMoment, scaling: Scaling, rule: StageRule) -
     else:
         _pole("beta", float(stage.beta), scaling, rule, _HOLD)
     if stage.momentum_decay:
-        decay = tidy(float(stage.momentum_decay) * scaling.ratio)
-        rule.edits["momentum_decay"] = Edit(decay, "the momentum rises over the same number of examples")
+        decay = tidy(float(stage.momentum_decay) * scaling.progress)
+        rule.edits["momentum_decay"] = Edit(decay, f"the momentum rises over {scaling.unit}")
 
 
 # ---- denominators ----------------------------------------------------------------------------------------------------
@@ -192,7 +205,7 @@ def _second_moment(stage: SecondMoment, scaling: Scaling, rule: StageRule) -> No
     _pole("beta", float(stage.beta), scaling, rule)
     is_sum = stage.average == "sum"
     power = (0.5 if is_sum else 0.0) + (0.5 if scaling.rule == "sqrt" else 0.0)
-    rule.shrink = scaling.ratio**power
+    rule.shrink = scaling.progress**power
     _eps(stage.eps, 2 if stage.eps_mode == "inside" else 1, rule)
     if stage.maximum:
         rule.limits.append(
@@ -228,7 +241,7 @@ def _noise_limit(scaling: Scaling, rule: StageRule, *, is_noise: bool) -> None:
             "The linear rule assumes a denominator that does not depend on the batch, i.e. gradients that are larger "
             "than their noise."
         )
-    elif not is_noise:
+    elif not is_noise and math.isinf(scaling.noise):
         rule.limits.append(
             "The denominator is assumed to be noise, E[g^2] ~ sigma^2/B: for a new batch of sigma^2/E[g]^2 examples, "
             "lr/d is only 0.71 of its proportional value."
@@ -242,13 +255,13 @@ def _warmup(stage: Warmup, scaling: Scaling, rule: StageRule) -> None:
     if stage.counts == "products":
         rule.kept["rho"] = "counts Hessian-vector products, not examples"
     elif stage.rho:
-        rho = tidy(float(stage.rho) ** scaling.ratio)
-        rule.edits["rho"] = Edit(rho, "the warm-up covers the same number of examples")
+        rho = tidy(float(stage.rho) ** scaling.progress)
+        rule.edits["rho"] = Edit(rho, f"the warm-up covers {scaling.unit}")
 
 
 def _rate_decay(stage: RateDecay, scaling: Scaling, rule: StageRule) -> None:
-    decay = tidy(float(stage.lr_decay) * scaling.ratio)
-    rule.edits["lr_decay"] = Edit(decay, "the rate decays over the same number of examples")
+    decay = tidy(float(stage.lr_decay) * scaling.progress)
+    rule.edits["lr_decay"] = Edit(decay, f"the rate decays over {scaling.unit}")
 
 
 def _decay(stage: Stage, scaling: Scaling, rule: StageRule) -> None:

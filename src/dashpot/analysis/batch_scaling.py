@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BATCH = Interval(1, math.inf, "left", integer=True)
+_NOISE = Interval(0, math.inf, "right")
 _RULES = OneOf(("auto", "linear", "sqrt"))
 _MOMENTUM = OneOf(("examples", "steps"))
 
@@ -41,6 +42,7 @@ class BatchScaling(Analysis):
         schedule_changes: Changed schedules.
         limits: Conditions under which the rule holds, as sentences.
         optimizer: The optimizer, or None for a recipe.
+        noise_scale: Noise scale in examples; infinite if gradients are assumed to be noise.
     """
 
     from_batch: int
@@ -51,6 +53,12 @@ class BatchScaling(Analysis):
     schedule_changes: tuple[Change, ...]
     limits: tuple[str, ...]
     optimizer: Any = None
+    noise_scale: float = math.inf
+
+    @property
+    def progress(self) -> float:
+        """Progress of a step of the new batch, in steps of the old batch."""
+        return self.groups[0].scaling.progress
 
     @property
     def ratio(self) -> float:
@@ -122,6 +130,7 @@ class BatchScaling(Analysis):
             Quantity("to_batch", self.to_batch, "examples per batch after"),
             Quantity("ratio", self.ratio, "factor on the batch"),
             Quantity("rule", self.rule, "assumed dependence of the gradient on the batch"),
+            *self._noise_rows(),
         ]
         first = self.groups[0]
         for index, group in enumerate(self.groups):
@@ -134,6 +143,14 @@ class BatchScaling(Analysis):
             rows.append(Quantity(c.name, type(c.after).__name__, f"{c.after!r}, was {c.before!r}: {c.reason}"))
         rows += [Quantity(name, getattr(first, name), meaning) for name, meaning in _STABLE.items()]
         return [*rows, Quantity("limits", list(self.limits), "conditions of the result")]
+
+    def _noise_rows(self) -> list[Quantity]:
+        if math.isinf(self.noise_scale):
+            return []
+        return [
+            Quantity("noise_scale", self.noise_scale, "noise scale in examples"),
+            Quantity("progress", self.progress, "progress of a new step, in old steps"),
+        ]
 
     def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
         """Draw the temperature over the batch size for both rules and unchanged settings, and at a large curvature."""
@@ -201,7 +218,13 @@ def _write(group: dict[str, Any], change: Change) -> None:
 
 
 def scale_batch(
-    recipe_or_optimizer: Any, from_: int, to: int, rule: str = "auto", *, momentum: str = "examples"
+    recipe_or_optimizer: Any,
+    from_: int,
+    to: int,
+    rule: str = "auto",
+    *,
+    momentum: str = "examples",
+    noise_scale: float = math.inf,
 ) -> BatchScaling:
     """Return the settings with which a different batch size has the same effect per example.
 
@@ -216,6 +239,14 @@ def scale_batch(
     lr_0 of an averaged gradient of one example. Decoupled decay is rescaled such that the weights shrink equally per
     example; coupled decay is part of the loss and unchanged. Schedules are rescaled to 1/ratio of their steps.
 
+    With a noise scale B_noise, the optimal rate of SGD is proportional to 1/(1 + B_noise/B), and E[g^2] to
+    1 + B_noise/B. A step of the new batch then advances by fewer than ratio old steps,
+
+        progress = (1 + B_noise/from_)/(1 + B_noise/to),   between 1 and ratio,
+
+    which replaces the ratio in all rules except for that of schedules: far below the noise scale, the rules above hold;
+    far above it, settings are unchanged.
+
     Args:
         recipe_or_optimizer: A `Recipe` or a dashpot optimizer, which is not changed; see `BatchScaling.apply`.
         from_: Present batch size, an integer >= 1.
@@ -223,13 +254,16 @@ def scale_batch(
         rule: "auto" selects "sqrt" with a second moment in the denominator, and "linear" otherwise.
         momentum: "examples": the poles of filters are changed so that they average over the same number of examples;
             "steps": the momentum is held, as in Goyal et al., which remains stable for larger batches.
+        noise_scale: Noise scale of the gradient in examples, > 0; infinite if the gradient is much smaller than its
+            noise.
 
     Raises:
         ArgumentError: If an argument is out of range; if a stage has no rule, such as `Curvature`, whose reason the
             message states (with an explicit `rule`, that stage is unchanged and listed in `limits`); or if a rescaled
             schedule is invalid.
 
-    Source: Goyal et al., arXiv 1706.02677; Smith et al., arXiv 1711.00489; Malladi et al., arXiv 2205.10287.
+    Source: Goyal et al., arXiv 1706.02677; Smith et al., arXiv 1711.00489; Malladi et al., arXiv 2205.10287;
+    McCandlish et al., arXiv 1812.06162.
 
     Example:
         >>> import dashpot as dp
@@ -239,16 +273,19 @@ def scale_batch(
         {'lr': 0.004, 'pole': 0.0, 'beta': 0.984, 'eps': 2.5e-09, 'weight_decay': 0.04}
         >>> scale_batch(dp.SGD.recipe_for(lr=0.1, momentum=0.9), 256, 8192, momentum="steps").settings
         {'lr': 3.2}
+        >>> scale_batch(dp.SGD.recipe_for(lr=0.1), 64, 256, noise_scale=64).settings
+        {'lr': 0.16}
     """
     check("scale_batch", "from_", from_, _BATCH)
     check("scale_batch", "to", to, _BATCH)
     check("scale_batch", "rule", rule, _RULES)
     check("scale_batch", "momentum", momentum, _MOMENTUM)
+    check("scale_batch", "noise_scale", noise_scale, _NOISE)
     if from_ == to:
         raise ArgumentError(f"scale_batch: from_ and to must differ, got {shown(from_)} for both.")
     targets = targets_of(recipe_or_optimizer)
     chosen = rule if rule != "auto" else "sqrt" if divides(targets[0].recipe) else "linear"
-    scaling = Scaling(to / from_, chosen, momentum == "steps")
+    scaling = Scaling(to / from_, chosen, momentum == "steps", noise_scale / from_)
     groups = tuple(scale_target(target, scaling, is_forced=rule != "auto") for target in targets)
     is_recipe = isinstance(recipe_or_optimizer, Recipe)
     given = dict(recipe_or_optimizer.schedule)
@@ -265,6 +302,7 @@ def scale_batch(
         schedule_changes=schedules.changes,
         limits=tuple(dict.fromkeys([*(text for group in groups for text in group.limits), *limits])),
         optimizer=None if is_recipe else recipe_or_optimizer,
+        noise_scale=float(noise_scale),
     )
 
 

@@ -64,6 +64,6 @@ def _values(name: str, schedule: Schedule, scaling: Scaling, lr_factor: float, l
     if scaling.holds_momentum and name in _FILTER_POLES:
         return schedule
     if schedule.absolute:
-        return with_faster_poles(schedule, scaling.ratio)
+        return with_faster_poles(schedule, scaling.progress)
     limits.append(f"The schedule of {name} multiplies the new value, which is exact only where its factor is 1.")
     return schedule
