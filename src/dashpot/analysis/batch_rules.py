@@ -136,8 +136,8 @@ def _pole(name: str, pole: float, scaling: Scaling, rule: StageRule, hint: str =
     rule.edits[name] = Edit(new, f"the average covers {scaling.unit}: N -> max(1, N/{divisor})")
     if scaling.progress * (1 - pole) > 1 + _SAME:
         rule.limits.append(
-            f"An average over {1 / (1 - pole):.4g} steps cannot be shortened by the factor {scaling.progress:.4g}: {name} "
-            f"is 0, and one batch has more examples than the average had{hint}."
+            f"An average over {1 / (1 - pole):.4g} steps cannot be shortened by the factor {scaling.progress:.4g}: "
+            f"{name} is 0, and one batch has more examples than the average had{hint}."
         )
     return new
 

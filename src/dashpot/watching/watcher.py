@@ -15,6 +15,7 @@ from dashpot.engine.dtensor import has_dtensor
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.cuda_graph import capturing
 from dashpot.utils.scalars import is_number
+from dashpot.watching.advice import Advice, advise
 from dashpot.watching.budget import Budget
 from dashpot.watching.cost import CostProbe, add_cost, cost
 from dashpot.watching.curvature import CurvatureProbe
@@ -189,6 +190,19 @@ class Watcher:
         The sentences depend only on `record`, so the report is available during the run and after `close`.
         """
         return report_of(self.record)
+
+    def advise(self, batch: int, *, old: int | None = None, momentum: str = "steps") -> Advice:
+        """Return settings for a different batch size, from the measured noise scale.
+
+        Args:
+            batch: The new number of examples of a step; an integer >= 1.
+            old: The present number of examples of a step. Default: that of the measured steps.
+            momentum: "steps": the momentum is held; "examples": its average covers the same progress.
+
+        Raises:
+            ArgumentError: If an argument is out of range, or `batch` is the present size.
+        """
+        return advise(self.record, self.optimizer, batch, old=old, momentum=momentum)
 
     # ---- hooks ------------------------------------------------------------------------------------------------------
 
