@@ -211,7 +211,7 @@ def hessian_of_one_rank(route: str) -> None:
 # ---- table of checks -------------------------------------------------------------------------------------------------
 
 
-FAST = ("ESGD-1-step-None", "ESGD-1-curvature_step-0.001", "AdaHessian-step-0.001", "Sophia-step-0.001")
+FAST = ("ESGD-1-step-None", "ESGD-1-curvature_step-0.001", "AdaHessian-step-0.001")
 """Optimizers of the comparisons with FSDP2."""
 
 

@@ -20,6 +20,7 @@ from mesh_model_checks import (
     state_initialization_step,
     torch_state_dict_round_trip,
 )
+from mesh_names import SLOW, SUBJECTS_OF_TWO_RANKS
 from mesh_step_checks import (
     compiled,
     complex_parameters,
@@ -40,7 +41,7 @@ from mesh_step_checks import (
     unsupported_options_raise,
 )
 from processes import PEER_LIMIT
-from registry import HALF_OF_KINDS, SUBJECTS
+from registry import SUBJECTS
 
 CHECKS = {f"every_method[{s.name}]": (every_method, s.name) for s in SUBJECTS}
 CHECKS |= {f"compiled[{name}]": (compiled, name) for name in ("adamw-decay", "nadam", "autosgm-1-debiased")}
@@ -90,7 +91,7 @@ def main(rank, world, folder, which):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=PEER_LIMIT))
     outcomes = {}
     for name, (check, *arguments) in CHECKS.items():
-        if which == "kinds" and check is every_method and not HALF_OF_KINDS.issuperset(arguments):
+        if which == "kinds" and (name in SLOW or (check is every_method and arguments[0] not in SUBJECTS_OF_TWO_RANKS)):
             continue
         try:
             check(*arguments)

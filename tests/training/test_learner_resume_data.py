@@ -49,7 +49,7 @@ def test_resume_is_exact_with_shuffling_and_augmentation(tmp_path, stops, own):
     assert_same(uninterrupted(make), Resumed(make, tmp_path, stops).learner)
 
 
-@pytest.mark.parametrize("own", [None, 3], ids=["global", "own generator"])
+@pytest.mark.parametrize("own", [pytest.param(None, marks=pytest.mark.slow), 3], ids=["global", "own generator"])
 def test_resume_is_exact_with_worker_processes(tmp_path, own):
     make = partial(loader_learner, workers=2, own=own)
     assert_same(uninterrupted(make, epochs=2), Resumed(make, tmp_path, [2, 4, 5], epochs=2).learner)

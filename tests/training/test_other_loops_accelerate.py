@@ -51,6 +51,7 @@ def accelerated(accelerator, model, opt, batches, scheduler=None, epochs=EPOCHS,
 
 @needs("accelerate")
 class TestAccelerate:
+    @pytest.mark.diagonal
     @methods
     @accumulations
     def test_equals_plain_loop(self, make, accumulate):

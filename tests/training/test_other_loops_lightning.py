@@ -58,6 +58,7 @@ def fit(model, *, epochs=EPOCHS, ckpt_path=None, **options):
 @needs("lightning")
 @lightning_warnings
 class TestLightning:
+    @pytest.mark.diagonal
     @methods
     @accumulations
     @pytest.mark.parametrize("clip", [None, 0.1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from loop_frameworks import needs
-from other_loops_support import accumulations, methods, weights
+from other_loops_support import adamw, autosgm, weights
 
 import dashpot as dp
 from dashpot.errors import CurvatureError
@@ -51,7 +51,7 @@ STEPS = 6
 
 @needs("transformers", "accelerate")
 class TestTransformers:
-    @accumulations
+    @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
     def test_adamw_class_equals_torch_adamw(self, accumulate, tmp_path):
         """The test uses the Trainer's parameter groups, linear schedule and clipping.
 
@@ -71,7 +71,7 @@ class TestTransformers:
         torch.testing.assert_close(*ends, rtol=0, atol=1e-6)
         assert (ends[0] - weights(gpt())).abs().max() > 1e-2
 
-    @methods
+    @pytest.mark.parametrize("make", [pytest.param(adamw, marks=pytest.mark.slow), autosgm])
     def test_resumed_run_equals_uninterrupted_run(self, make, tmp_path):
         """The model has dropout, so the Trainer must also restore the RNG state."""
 
