@@ -63,6 +63,7 @@ FIRST_LINES = {
     "reproduce": (["fashion-mnist"], "Reproducing the table fashion-mnist."),
     "train": (["digits", "--optimizer", "sgd"], "Training sgd on digits."),
     "verify": (["digits", "--optimizer", "sgd"], "Comparing sgd with torch on digits."),
+    "watch": (["some/folder"], "Reading some/folder."),
 }
 """Arguments with which a command loads torch, and the line that it prints before."""
 LISTINGS = {"methods", "schedules", "tasks"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from dashpot.cli.command_words import command_line
+from dashpot.cli.export_options import check_export_files, write_exports
 from dashpot.cli.first_line import print_first_line
 from dashpot.cli.values import integer, number, parse_pairs
 from dashpot.constraints import (
@@ -25,7 +26,6 @@ from dashpot.constraints import (
 )
 from dashpot.errors import ArgumentError
 from dashpot.names import METHODS, SCHEDULES, VARIANTS, known_methods
-from dashpot.runs.files import check_writable
 from dashpot.runs.settings import parse_value
 
 WITHOUT_OPTION = {
@@ -106,8 +106,7 @@ def explain(
     _check_combination(
         is_schedule, given, schedule, steps, {key for key, value in questions.items() if value is not None}
     )
-    if plot is not None or html is not None:
-        _check_files(plot, html)
+    check_export_files("explain", plot, html)
     if not json:  # the output is a single line of JSON
         print_first_line(f"Explaining {subject}.")
     import dashpot as dp
@@ -120,11 +119,7 @@ def explain(
         given["schedule"] = from_name(kind, DEFAULT_STEPS if steps is None else steps, **options)
     found = dp.explain(subject, **questions, steps=steps if is_schedule else None, **given)
     print(encode(found.to_dict()) if json else found)
-    for label, path in (("Plot", plot), ("Page", html)):
-        if path is not None:
-            found.save(path, command=command_line())
-            if not json:
-                print(f"{label}: {path}")
+    write_exports(found, plot, html, command=command_line(), is_quiet=json)
 
 
 def _subject(name: str | None) -> str:
@@ -168,12 +163,3 @@ def _check_combination(
             )
     elif steps is not None and schedule is None:
         raise ArgumentError("explain: --steps is the length of a schedule; give one by --schedule.")
-
-
-def _check_files(plot: Path | None, html: Path | None) -> None:
-    from dashpot.figures.exporting import FIGURES, PAGES, check_export
-
-    for path, suffixes in ((plot, FIGURES), (html, PAGES)):
-        if path is not None:
-            check_export("explain", path, suffixes)
-            check_writable(path)

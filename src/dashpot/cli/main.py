@@ -24,13 +24,14 @@ from dashpot.cli.experiment import experiment
 from dashpot.cli.explain import explain
 from dashpot.cli.train import lr_find, train
 from dashpot.cli.verify import verify
+from dashpot.cli.watch import watch
 from dashpot.errors import DashpotError
 from dashpot.runs.signals import Interrupted
 from dashpot.utils.terminal import printable
 
 app = App(
     name="dashpot",
-    help="Stochastic-gradient methods for PyTorch: train, evaluate, predict, compare, verify, report, explain.",
+    help="Stochastic-gradient methods for PyTorch: train, evaluate, predict, compare, verify, report, explain, watch.",
     help_epilogue="With --debug, every command prints the traceback of an error.\n\n"
     "Exit codes: 0 success, 2 error, 3 training diverged, 4 a training process\n"
     "died, 5 verify found a deviation, 130 stopped by Ctrl-C (143 SIGTERM,\n"
@@ -42,7 +43,7 @@ app = App(
 
 DEBUG = "--debug"
 
-for command in (train, evaluate, predict, compare, verify, report, demo, reproduce, experiment, explain):
+for command in (train, evaluate, predict, compare, verify, report, demo, reproduce, experiment, explain, watch):
     app.command(command)
 app.command(lr_find, name="lr-find")
 for listing in (listings.methods, listings.tasks, listings.schedules):

@@ -47,12 +47,15 @@ def _annotation(hint: Any, item: dataclasses.Field[Any]) -> Any:
     """Return the annotation of an option, with its type, help and converter."""
     nullable = NoneType in get_args(hint)
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if nullable else [hint]
-    kind = kinds[0] if kinds[0] in (int, float, str) else str
+    kind = kinds[0] if kinds[0] in (int, float, str, bool) else str
     default = item.default
     known = "" if default in (None, (), dataclasses.MISSING) else f" [default: {default}]"
     text = item.metadata["help"] + known
     if item.name in TABLES:
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
+    if kind is bool and item.metadata["parse"] is None:  # a flag, without a value
+        return Annotated[bool | None, Parameter(help=text, negative=f"--no-{item.name.replace('_', '-')}")]
+    kind = str if kind is bool else kind
     convert = _parser(item.metadata["parse"]) if item.metadata["parse"] is not None else partial(parse_token, kind)
     converter = _nullable(convert) if nullable or item.name in LISTS else convert
     return Annotated[kind | None, Parameter(help=text, converter=converter)]

@@ -128,6 +128,12 @@ class Settings:
     )
     keep: int = setting(3, COUNT, "Number of latest checkpoints to keep, in addition to the best one.")
     log: tuple[str, ...] = setting((), None, f"Logs to write, comma-separated: {', '.join(LOG_NAMES)}.")
+    watch: bool = setting(
+        False, FLAG, "Measure the run beside what theory predicts, for `dashpot watch`; the training is unaffected."
+    )
+    watch_budget: float = setting(
+        0.03, Interval(0, 1, "right"), "Largest share of the run's time that --watch may take."
+    )
     devices: int = setting(1, Interval(1, 1024, "both", integer=True), "Number of processes, each with its own device.")
     strategy: str = setting("auto", STRATEGIES, "Distributed strategy: ddp, or fsdp (sharded weights).")
     find_unused_parameters: bool = setting(

@@ -55,6 +55,11 @@ class RunFolder:
         return {name: self.path / file for name, file in LOGS.items()}
 
     @property
+    def watch_file(self) -> Path:
+        """Measurements of a run with the setting `watch`."""
+        return self.path / "watch.jsonl"
+
+    @property
     def repeat_command(self) -> str:
         """Command that starts a new run with the same settings."""
         return f"dashpot train --config {shell_quoted(self.settings_file)}"
@@ -113,7 +118,7 @@ class RunFolder:
 
     def remove_partial_files(self) -> None:
         """Remove files that a killed process has not completed; the folder must be locked."""
-        remove_partial_files(self.path, r"run(-\d+)?\.(toml|jsonl)|log\.(csv|jsonl)|nonfinite-.+\.pt")
+        remove_partial_files(self.path, r"run(-\d+)?\.(toml|jsonl)|(log|watch)\.(csv|jsonl)|nonfinite-.+\.pt")
 
     def run(self) -> Run | None:
         """Read the record; return None if the record does not exist."""

@@ -33,6 +33,7 @@ from dashpot.training.callbacks import (
     NonFinite,
     Progress,
     SaveOnSignal,
+    Watch,
 )
 from dashpot.training.callbacks.graceful_stop import GracefulStop
 from dashpot.training.callbacks.run_log import RunLog
@@ -305,7 +306,7 @@ def _start_record(plan: RunPlan, folder: RunFolder, run: Run | None, command: st
         Name of the backup of an earlier record with at least one epoch, or None.
     """
     backup = folder.back_up_record().name if run is not None and run.epochs else None
-    for path in folder.logs.values():
+    for path in (*folder.logs.values(), folder.watch_file):
         _remove(path)
     write_text(folder.record, encode(plan.metadata(command)) + "\n")
     return backup
@@ -376,6 +377,8 @@ def _callbacks(
         callbacks.append(EMA(settings.ema))
     if settings.patience is not None:
         callbacks.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
+    if settings.watch:
+        callbacks.append(Watch(settings.watch_budget, folder.watch_file))
     callbacks += [make_logger(name, folder, settings) for name in settings.log]
     if SAVE_SIGNAL is not None:
         callbacks.append(SaveOnSignal(checkpoints, SAVE_SIGNAL))
