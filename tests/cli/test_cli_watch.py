@@ -76,7 +76,9 @@ def test_a_path_without_measurements_is_refused(dashpot, tmp_path, make, message
 
 def test_a_run_without_measurements_is_refused(dashpot, watched):
     assert "the run was not watched; train it with --watch." in refused(dashpot("watch", watched / "plain"))
-    assert "watch: --plot" in refused(dashpot("watch", watched / "run", "--plot", "a.txt"))
+    assert "watch: the file must end with .png, .pdf or .svg" in refused(
+        dashpot("watch", watched / "run", "--plot", "a.txt")
+    )
 
 
 def test_watch_is_a_flag_and_a_setting(dashpot):

@@ -69,6 +69,7 @@ from distributed_support import (
     state_of_rank_zero,
     weights,
 )
+from distributed_watch_checks import watched_fit_equals_unwatched_fit
 from registry import KINDS, SUBJECTS
 from torch import nn
 
@@ -329,6 +330,7 @@ def table() -> dict[str, Any]:
         add(True, plain_optimizer_equals_one_process, strategy)
         add(True, activations_equal_those_of_one_process, strategy)
         for accumulate in (1, 2):
+            add(accumulate == 1 + (strategy == "ddp"), watched_fit_equals_unwatched_fit, strategy, accumulate)
             add(accumulate == 2, frozen_parameters_equal_those_of_one_process, strategy, accumulate)
         for saved_by, resumed_by in ((strategy, None), (None, strategy)):
             add(strategy == "ddp", frozen_parameters_resume, saved_by, resumed_by)
