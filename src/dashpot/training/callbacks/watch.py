@@ -71,7 +71,7 @@ class Watch(Callback):
     def before_fit(self, learner: Learner) -> None:
         if isinstance(learner.opt, OptimizerDict):
             raise ArgumentError("Watch: bind the callback to one of the optimizers by ForOptimizer.")
-        self.watcher = watch(learner.opt, learner.model, self.budget)
+        self.watcher = watch(learner.opt, learner.model, self.budget, _total_steps(learner))
         self._file: WatchFile | None = None
         self._losses: list[tuple[Tensor, int]] = []
         self._logged: dict[str, int] = {}
@@ -163,6 +163,13 @@ class Watch(Callback):
         assert self.watcher is not None
         self._resumed = self._warned = state["step"]
         self.watcher.step = state["step"]
+
+
+def _total_steps(learner: Learner) -> int | None:
+    try:
+        return learner.total_steps
+    except ArgumentError:  # the training data have no length
+        return None
 
 
 def _mean(losses: list[tuple[Tensor, int]]) -> Tensor | None:
