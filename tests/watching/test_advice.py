@@ -8,6 +8,7 @@ import torch
 import dashpot as dp
 from dashpot.analysis import scale_batch
 from dashpot.errors import ArgumentError
+from dashpot.schedules import Constant, Cosine, Linear, LinearWarmup, Sequence
 from dashpot.watching.advice import advise
 from dashpot.watching.series import WatchRecord
 
@@ -169,3 +170,37 @@ class TestFigure:
     def test_plot_without_noise_scale_states_reason(self):
         axes = advise(record(), dp.SGD([weight()], lr=0.1), 256).plot().axes[0]
         assert "unknown" in axes.texts[0].get_text()
+
+
+class TestSchedule:
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (
+                Sequence((LinearWarmup(32), Cosine(288)), (32,)),
+                Sequence((LinearWarmup(32), Cosine(48)), (32,)),
+            ),
+            (
+                Sequence((LinearWarmup(100), Cosine(100)), (100,)),  # at most half of the steps
+                Sequence((LinearWarmup(25), Cosine(25)), (25,)),
+            ),
+            (
+                Sequence((LinearWarmup(32), Constant()), (32,)),
+                Sequence((LinearWarmup(32), Constant()), (32,)),
+            ),
+            (
+                Sequence((LinearWarmup(20), Constant(), Linear(1.0, 0.0, steps=80)), (20, 320)),
+                Sequence((LinearWarmup(20), Constant(), Linear(1.0, 0.0, steps=17)), (20, 83)),
+            ),
+            (LinearWarmup(32) * Cosine(320), LinearWarmup(32) * Cosine(80)),
+            (Cosine(320), Cosine(80)),
+        ],
+        ids=["sequence", "long", "no end", "three parts", "product", "no warm-up"],
+    )
+    def test_larger_batch_keeps_steps_of_warmup(self, old, new):
+        recipe = dp.AdamW.recipe_for(lr=1e-3).with_settings(schedule=old)
+        assert advise(record({}), recipe, 256).schedule == {"lr": new}
+
+    def test_smaller_batch_multiplies_all_lengths(self):
+        recipe = dp.AdamW.recipe_for(lr=1e-3).with_settings(schedule=Sequence((LinearWarmup(8), Cosine(72)), (8,)))
+        assert advise(record({}), recipe, 16).schedule["lr"] == Sequence((LinearWarmup(32), Cosine(288)), (32,))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dashpot.analysis.batch_plan import Change
 from dashpot.analysis.batch_rules import divides
 from dashpot.analysis.batch_scaling import BatchScaling, scale_batch
 from dashpot.analysis.result import Analysis, Quantity, text_of
@@ -22,6 +23,7 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.watching.advice_figure import draw_advice
 from dashpot.watching.advice_noise import Noise, noise_of, progress
+from dashpot.watching.advice_schedule import with_held_warmup
 from dashpot.watching.series import WatchRecord
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _BATCH = Interval(1, math.inf, "left", integer=True)
 _MOMENTUM = OneOf(("steps", "examples"))
+_WARMUP = "the same number of examples; a warm-up keeps its steps, since the first gradients exceed their noise"
 FARTHEST = 64
 """Largest ratio of batch sizes, up or down."""
 UNCERTAIN = 4.0
@@ -84,7 +87,7 @@ class Advice(Analysis):
 
     @property
     def schedule(self) -> dict[str, Schedule]:
-        """Schedules for the same number of examples, by setting; empty without schedules."""
+        """Schedules for the same number of examples, by setting; a warm-up of lr keeps its steps. Empty without any."""
         return self.scaling.schedule if self.scaling is not None else {}
 
     @property
@@ -274,8 +277,21 @@ def _advice(given: Any, original: Any, facts: Advice, momentum: str) -> Advice:
         scaling = scale_batch(given, facts.old, facts.batch, momentum=momentum, noise_scale=facts.noise.scale)
     except ArgumentError as error:
         return dataclasses.replace(facts, reason=str(error).removeprefix("scale_batch: "))
+    scaling = _with_held_warmup(dict(given.schedule), scaling)
     owner = None if isinstance(original, Recipe) else original
     return dataclasses.replace(facts, scaling=dataclasses.replace(scaling, optimizer=owner))
+
+
+def _with_held_warmup(old: dict[str, Schedule], scaling: BatchScaling) -> BatchScaling:
+    """Return the scaling for a larger batch with the steps of the warm-up of the learning rate unchanged."""
+    if scaling.ratio <= 1 or "lr" not in old:
+        return scaling
+    new = with_held_warmup(old["lr"], scaling.schedule["lr"], scaling.ratio)
+    changes = [change for change in scaling.schedule_changes if change.name != "schedule of lr"]
+    if new != old["lr"]:
+        changes.insert(0, Change("schedule of lr", old["lr"], new, _WARMUP))
+    schedule = {**scaling.schedule, "lr": new}
+    return dataclasses.replace(scaling, schedule=schedule, schedule_changes=tuple(changes))
 
 
 def _obstacle(facts: Advice) -> str | None:
