@@ -8,6 +8,7 @@ steps. Directions are the changes without decay, divided by the current learning
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -30,7 +31,7 @@ ELEMENTS = 64
 STEPS = 512
 """Number of consecutive steps of a measurement."""
 _EARLY = 128  # steps after which the first measurement has a preliminary row
-_TENSORS = 16  # largest number of sampled tensors: each costs a microsecond or two a step
+_TENSORS = 8  # largest number of sampled tensors: each costs a microsecond or two a step
 _CONSTANT = 0.05  # largest relative change of a learning rate that counts as constant
 _START = 33  # first step of the first measurement, after the initial steps of bias correction
 
@@ -52,6 +53,8 @@ class SpectrumProbe(Probe):
         self.every, self.start, self.steps = every, start, steps
         self._sample: _Sample | None = None
         self._ring: Tensor | None = None
+        self._views: list[Tensor] = []  # of the sampled weights
+        self._addresses: list[int] = []
         self._lrs: list[float] = []
         self._count = self._last = 0
 
@@ -72,14 +75,15 @@ class SpectrumProbe(Probe):
         sample, ring = self._sample, self._ring
         if sample is None or ring is None:
             return
-        grads = [p.grad for p in sample.params if p.grad is not None and p.grad.layout == torch.strided]
-        if len(grads) < len(sample.params):
+        grads = [p.grad for p in sample.params]
+        if any(g is None or g.layout is not torch.strided for g in grads):
             self._end()
             return
-        torch.cat(_taken(sample.params, sample.cuts), out=ring[self._count, 1])
-        torch.cat(_taken(grads, sample.cuts), out=ring[self._count, 0])
+        row = ring[self._count]
+        torch.cat(_taken(grads, sample.cuts), out=row[0])
+        torch.cat(self._weights(sample), out=row[1])
         if watcher.grad_scale != 1:
-            ring[self._count, 0] /= watcher.grad_scale
+            row[0] /= watcher.grad_scale
         self._lrs.append(lr_of(watcher, sample.group))
         self._count += 1
         is_first = not len(watcher.record.rows(self.kind))
@@ -92,6 +96,15 @@ class SpectrumProbe(Probe):
         """End the measurement."""
         self._end()
 
+    def _weights(self, sample: _Sample) -> list[Tensor]:
+        """Return views of the sampled weights; complete tensors that are not contiguous are copied."""
+        addresses = [p.data_ptr() for p in sample.params]
+        if addresses != self._addresses:
+            self._views, self._addresses = _taken(sample.params, sample.cuts), addresses
+        if all(map(Tensor.is_contiguous, sample.params)):
+            return self._views
+        return _taken(sample.params, sample.cuts)
+
     def _begin(self, watcher: Watcher) -> None:
         sample = _sample(watcher)
         if sample is None:
@@ -103,6 +116,7 @@ class SpectrumProbe(Probe):
 
     def _end(self) -> None:
         self._sample, self._ring, self._count, self._lrs = None, None, 0, []
+        self._views, self._addresses = [], []
 
     def _add(self, watcher: Watcher, moment: Moment, sample: _Sample, ring: Tensor) -> None:
         values = ring[: self._count].cpu().double().numpy()
@@ -156,13 +170,12 @@ def _sample(watcher: Watcher) -> _Sample | None:
     return _Sample(index, chosen, [cut_of(flat(p).numel(), limit) for p in chosen])
 
 
-def _taken(tensors: list[Tensor], cuts: list[slice]) -> list[Tensor]:
+def _taken(tensors: Sequence[Any], cuts: list[slice]) -> list[Tensor]:
     return [_take(x, cut) for x, cut in zip(tensors, cuts, strict=True)]
 
 
 def _take(x: Tensor, cut: slice) -> Tensor:
     x = local(x)
     if x.is_contiguous() and not x.is_complex():  # a single fast operation
-        x = x.detach()
-        return x.as_strided((len(range(cut.start, cut.stop, cut.step)),), (cut.step,), x.storage_offset())
+        return x.detach().as_strided((len(range(cut.start, cut.stop, cut.step)),), (cut.step,), x.storage_offset())
     return flat(x)[cut]

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dashpot.watching.batch_parts import difference_of_parts
@@ -38,11 +39,13 @@ from dashpot.watching.temperature_estimates import (
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
 
-_FEWEST = 8  # losses of parts for an estimate of the sampling noise
+_FEWEST = 6  # losses of parts for an estimate of the sampling noise
 _LATEST = 64
 _ROWS = 4  # measurements per row
 _NO_NOISE = "The noise of the gradients is unknown: there is no measurement with elementwise rates."
+_NO_CURVATURE = "The number of directions is unknown without curvature: pass `closure` to `observe`."
 _NO_PARTS = "The sampling noise of the loss is unknown: pass `sliced`, `size` and the loss to `observe`."
+_FEW_PARTS = "The noise of the loss of parts of batches was measured {} times, at least {} are required."
 
 
 class TemperatureProbe(Probe):
@@ -54,13 +57,13 @@ class TemperatureProbe(Probe):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._variances: deque[float] = deque(maxlen=_LATEST)  # of the loss of one example
+        self._variances: deque[tuple[int, float]] = deque(maxlen=_LATEST)  # step, variance of the loss
         self._calls = 0
 
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
         variance = difference_of_parts(watcher, moment)
         if variance is not None:
-            self._variances.append(variance)
+            self._variances.append((moment.step, variance))
         self._calls += 1
         if self._calls % _ROWS == 0:
             watcher.record.add(self.kind, {"step": moment.step, **self._row(watcher, moment)})
@@ -68,16 +71,17 @@ class TemperatureProbe(Probe):
     def _row(self, watcher: Watcher, moment: Moment) -> dict[str, Any]:
         latest = {kind: watcher.record.rows(kind).last or {} for kind in ("noise", "curvature", "spectrum")}
         batch = moment.size or latest["noise"].get("batch")
-        found = fluctuation(latest_losses(watcher))
-        sampling = self._sampling(batch)
+        first, losses = latest_losses(watcher)
+        found = fluctuation(losses)
+        variances = [variance for step, variance in self._variances if step >= first(found.steps)]
         weights = predicted_weights(watcher, latest, batch)
-        return combined(found, sampling, len(self._variances), weights, latest["spectrum"].get("virial"))
-
-    def _sampling(self, batch: float | None) -> float | None:
-        """Return the standard deviation of the loss of a batch at fixed weights, from parts of batches."""
-        if batch is None or len(self._variances) < _FEWEST:
-            return None
-        return math.sqrt(sum(self._variances) / len(self._variances) / batch)
+        sampling = None
+        if batch is not None and len(variances) >= _FEWEST:
+            sampling = math.sqrt(sum(variances) / len(variances) / batch)
+        row = combined(found, sampling, len(variances), weights, latest["spectrum"].get("virial"))
+        if row["reason"] == _NO_PARTS and self._variances:
+            row["reason"] = _FEW_PARTS.format(len(variances), _FEWEST)
+        return row
 
 
 def combined(
@@ -123,18 +127,18 @@ def predicted_weights(watcher: Watcher, latest: dict[str, Any], batch: float | N
     correction = rate_correction(section, eigenvalues[0]) if stable else None
     most = math.sqrt(2 / number) * excess
     found = {"excess": excess, "weights": most, "correction": correction, "directions": number}
-    return {**found, "reason": None if eigenvalues else "The curvature is unknown: pass `closure` to `observe`."}
+    return {**found, "reason": None if eigenvalues else _NO_CURVATURE}
 
 
-def latest_losses(watcher: Watcher) -> list[float]:
-    """Return the latest losses at evenly spaced steps, oldest first."""
+def latest_losses(watcher: Watcher) -> tuple[Callable[[int], int], list[float]]:
+    """Return the latest losses at evenly spaced steps, oldest first, and the first step of the last n of them."""
     steps, losses = watcher.record.rows("pulse").column("loss")
-    if len(steps) < 2:
-        return losses
-    gap, first = steps[-1] - steps[-2], len(steps) - 2
+    gap = steps[-1] - steps[-2] if len(steps) > 1 else 1
+    first = max(0, len(steps) - 1)
     while first > 0 and steps[first] - steps[first - 1] == gap:
         first -= 1
-    return [float(loss) for loss in losses[first:]]
+    last = steps[-1] if steps else 0
+    return (lambda n: last - (n - 1) * gap), [float(loss) for loss in losses[first:]]
 
 
 def _largest_group(watcher: Watcher) -> int:

@@ -41,7 +41,7 @@ SHORTEST = 128
 """Smallest number of losses of an estimate."""
 _LARGEST_TREND = 2.0  # standard deviations over the record
 _LARGEST_BEND = 1.0
-_OUTLIER = 5.0  # robust standard deviations, beyond which a loss is limited
+_LARGEST_CHANGE = 3.0  # of the variance, between the halves of the record
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def fluctuation(losses: ArrayLike) -> Fluctuation:
 
     The trend is a median of slopes over half of the record. With the autocovariances c_0, c_1, c_2 of the residuals,
     the correlated part has the variance 2 c_1 - c_2, the extrapolation to lag 0, and the white part the rest. The
-    longest of the latest 1, 1/2, 1/4 ... of the losses is used whose trend is at most 2 standard deviations.
+    longest of the latest 1, 1/2, 1/4 ... of the losses is used whose trend is at most 2 standard deviations and whose
+    variance does not fall by more than a factor of 3.
 
     Args:
         losses: Losses of consecutive batches, oldest first.
@@ -121,7 +122,12 @@ def _of_window(x: Array) -> tuple[Fluctuation | None, str | None]:
         verb = "falls" if change < 0 else "rises"
         share = text_of(max(abs(change), bend) / spread)
         return None, f"The loss is not stationary: it {verb} by {share} times its fluctuation in {n} steps."
-    rest = np.clip(rest, -_OUTLIER * spread, _OUTLIER * spread)
+    early, late = float(rest[: n // 2].var()), float(rest[n // 2 :].var())
+    if early > _LARGEST_CHANGE * late:
+        return (
+            None,
+            f"The loss is not stationary: its variance falls by a factor of {text_of(early / late)} in {n} steps.",
+        )
     rest -= rest.mean()
     c = [float(rest[: n - k] @ rest[k:]) / n for k in range(3)]
     correlated = min(max(2 * c[1] - c[2], 0.0), c[0])

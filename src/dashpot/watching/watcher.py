@@ -65,11 +65,11 @@ class Watcher:
         self.probes: list[Probe] = [
             self.pulse,
             NormsProbe(every=10),
-            DynamicsProbe(every=100),
+            DynamicsProbe(every=200),
             NoiseProbe(every=100),
             CurvatureProbe(every=100),
-            SpectrumProbe(every=2000),
-            TemperatureProbe(every=50),
+            SpectrumProbe(every=4000),
+            TemperatureProbe(every=64),
             CostProbe(every=100),
         ]
         self.record = WatchRecord({})
