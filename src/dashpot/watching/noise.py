@@ -136,7 +136,8 @@ class NoiseProbe(Probe):
         weighted = [sample for _, _, sample in used if sample is not None]
         second = noise_scale(weighted, _MEMORY)
         why = self._why_plain if self._why_plain and not weighted else second.reason
-        preconditioned = {"scale": second.scale, "low": second.low, "high": second.high, "reason": why}
+        known = ("scale", "low", "high", "grad_square", "trace")
+        preconditioned = {**{name: getattr(second, name) for name in known}, "reason": why}
         return {**found.to_dict(), "preconditioned": preconditioned, "reason": reason or found.reason}
 
     def _window(self, step: int) -> list[tuple[int, NoiseSample, NoiseSample | None]]:
