@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dashpot.engine.dtensor import has_dtensor, local
 from dashpot.engine.eager import real_view
@@ -21,6 +21,7 @@ from dashpot.watching.tensor_norms import norms
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
 
+_WIDE = (torch.float32, torch.float64)
 _CLOSURE = "The step was given a closure: the gradient is that of its last evaluation."
 
 
@@ -38,14 +39,15 @@ class NormsProbe(Probe):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._before: dict[Tensor, Tensor] = {}
+        self._params: list[Tensor] = []
+        self._before: list[Tensor] = []
         self._lr: list[Any] = []
         self._grads: GradientNorms | None = None
 
     @torch.no_grad()
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
         params = _measured_params(watcher, moment)
-        self._before = {p: local(p.detach()).clone() for p in params}
+        self._params, self._before = params, [local(p).clone() for p in params]
         self._lr = learning_rates(watcher.optimizer)
         self._grads = None
         if moment.has_gradients:
@@ -53,11 +55,11 @@ class NormsProbe(Probe):
 
     @torch.no_grad()
     def after_step(self, watcher: Watcher, moment: Moment) -> None:
-        params = list(self._before)
-        sums = watcher.summed(params, _sums(params, list(self._before.values()))) if params else torch.zeros(3, 0)
+        params = self._params
+        sums = watcher.summed(params, _sums(params, self._before)) if params else torch.zeros(3, 0)
         grads = self._grads or gradient_norms(watcher)
         names = [watcher.names[p] for p in params]
-        self._before, self._grads = {}, None
+        self._params, self._before, self._grads = [], [], None
         watcher.record.add_later(self.kind, NormsRow(names, sums, grads, self._lr, moment))
 
 
@@ -71,16 +73,18 @@ def _measured_params(watcher: Watcher, moment: Moment) -> list[Tensor]:
 
 def _sums(params: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
     """Return the squared norms of updates and weights, and the products of update and weight, a (3, n) tensor."""
-    after = [_flat(local(p.detach())) for p in params]
-    opposite = [_flat(old).sub_(w) for w, old in zip(after, before, strict=True)]  # in the memory of the copies
+    after = _vectors(params)
+    opposite = [old.sub_(w) for w, old in zip(after, _vectors(before), strict=True)]  # in the memory of the copies
     products = torch.stack([torch.dot(u, w).to(after[0].device) for u, w in zip(opposite, after, strict=True)])
     return torch.stack([norms(opposite).double().square(), norms(after).double().square(), -products.double()])
 
 
-def _flat(x: Tensor) -> Tensor:
-    """Return the real elements as a vector in the dtype of computation."""
-    x = real_view(x)
-    return x.reshape(-1).to(compute_dtype(x.dtype))
+def _vectors(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the real elements of each tensor or shard as a vector in the dtype of computation."""
+    if all(type(x) in (Tensor, nn.Parameter) and x.dtype in _WIDE for x in tensors):
+        return [x.detach().reshape(-1) for x in tensors]
+    parts = [real_view(local(x.detach())).reshape(-1) for x in tensors]
+    return [x.to(compute_dtype(x.dtype)) for x in parts]
 
 
 class NormsRow:
