@@ -224,9 +224,10 @@ def test_observe_rejects_losses_that_are_not_numbers(loss):
         watcher.observe(loss)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("steps", 0), ("steps", 1.5), ("budget", 0), ("budget", 1.5), ("model", 3)]
-)
+INVALID = [("steps", 0), ("steps", 1.5), ("budget", 0), ("budget", 1.5), ("model", 3)]
+
+
+@pytest.mark.parametrize(("name", "value"), INVALID)
 def test_watch_rejects_invalid_arguments(name, value):
     with pytest.raises(dp.ArgumentError, match=f"watch: {name} must be"):
         watch(sgd(torch.ones(2)), **{name: value})
