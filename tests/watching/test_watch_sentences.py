@@ -176,11 +176,16 @@ def losses(slope, noise, correlation=0.0, count=100, seed=0):
     return np.array(values)
 
 
-def test_trend_of_an_exact_line_is_exact():
-    found = fit(np.arange(0.0, 100.0), losses(-0.01, 0.0))
-    level = 10 - 0.01 * 99 / 2
-    assert found.change == pytest.approx(-0.99 / level, rel=1e-9)  # rounding of sums of 100 numbers
+def test_trend_of_an_exponential_is_exact():
+    found = fit(np.arange(0.0, 100.0), np.exp(-0.01 * np.arange(100.0)))
+    assert found.change == pytest.approx(math.expm1(-0.99), rel=1e-9)  # rounding of sums of 100 numbers
     assert found.low == pytest.approx(found.high, abs=1e-9)
+
+
+def test_trend_of_losses_of_both_signs_is_relative_to_their_mean_size():
+    values = np.linspace(-1.0, 3.0, 101)
+    found = fit(np.arange(101.0), values)
+    assert found.change == pytest.approx(4 / np.abs(values).mean(), rel=1e-9)  # rounding, as above
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5])

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class CostProbe(Probe):
     """Share of the time of the steps that each kind of measurement takes, so far.
 
-    Rows: step, share, by_kind {kind: share}, steps, and note if measurements are made less often than intended.
+    Rows: step, share, by_kind {kind: share}, steps, waiting (kinds that wait for credit), and note if measurements are
+    made less often than intended.
     """
 
     kind: ClassVar[str] = "cost"
@@ -39,5 +40,5 @@ def cost(watcher: Watcher) -> dict[str, Any]:
     """Return the shares of the time of the training steps."""
     budget = watcher.budget
     by_kind = {kind: seconds / budget.elapsed for kind, seconds in budget.spent.items()} if budget.elapsed else {}
-    found = {"share": budget.used, "by_kind": by_kind, "steps": budget.steps_done}
+    found = {"share": budget.used, "by_kind": by_kind, "steps": budget.steps_done, "waiting": list(budget.waiting)}
     return {**found, "note": " ".join(watcher.notes)} if watcher.notes else found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dashpot.analysis.explainer import explain
 from dashpot.analysis.torch_counterpart import adopted
 from dashpot.optimizers.state_dict.names import unwrapped
 from dashpot.utils.scalars import is_number
@@ -42,6 +43,7 @@ def header_of(watcher: Watcher) -> dict[str, Any]:
         "optimizer": type(optimizer).__name__,
         "module": type(optimizer).__module__,
         "method": _method(optimizer),
+        "explain": _explanation(optimizer),
         "groups": [_settings(group) for group in optimizer.param_groups],
         "tensors": {name: None if is_lazy(p) else list(p.shape) for p, name in watcher.names.items()},
         "dtype": sorted({str(p.dtype).removeprefix("torch.") for p in watcher.names}),
@@ -61,6 +63,14 @@ def _method(optimizer: torch.optim.Optimizer) -> str | None:
         view = adopted(optimizer)
         return None if view is None else repr(view.recipe)
     except Exception:  # settings without an equivalent, such as tensors
+        return None
+
+
+def _explanation(optimizer: torch.optim.Optimizer) -> str | None:
+    """Return the first line of the explanation of the present settings, or None for an unknown update rule."""
+    try:
+        return explain(optimizer).summary().partition("\n")[0]
+    except Exception:  # as above
         return None
 
 

@@ -57,9 +57,13 @@ def newest(record: WatchRecord, kind: str, *paths: str) -> dict[str, Any] | None
 
 
 def reason_of(record: WatchRecord, kind: str, absent: str) -> str:
-    """Return the reason in the newest row of a kind, or the sentence `absent` if there is none."""
-    last = record.rows(kind).last
-    return str(last["reason"]) if last is not None and last.get("reason") else absent
+    """Return the reason in the newest row of a kind, that it waits for the budget, or the sentence `absent`."""
+    last, costs = record.rows(kind).last, record.rows("cost").last
+    if last is not None and last.get("reason"):
+        return str(last["reason"])
+    if costs is not None and kind in costs.get("waiting", ()):
+        return f"The budget has not covered a measurement of {kind} yet: raise `budget`, or pass `steps` to `watch`."
+    return absent
 
 
 def last_step(record: WatchRecord) -> int:

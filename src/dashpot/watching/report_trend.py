@@ -18,13 +18,13 @@ Array = npt.NDArray[np.float64]
 
 
 class Trend(NamedTuple):
-    """Line through the losses of the last half of a run; all numbers but the counts are relative to the mean loss.
+    """Line through the losses of the last half of a run, or through their logarithms if all losses are positive.
 
     Attributes:
-        change: Change along the line.
+        change: Relative change along the line.
         low: Lower end of the 95 % interval of `change`.
         high: Upper end of the interval.
-        spread: Standard deviation of the losses around the line.
+        spread: Standard deviation of the losses around the line, relative to the loss.
         samples: Number of losses.
         steps: Number of steps between the first and the last of them.
     """
@@ -55,17 +55,19 @@ def fit(steps: Array, losses: Array) -> Trend | str:
     With the correlation c of neighboring residuals, n samples count as n (1 - c)/(1 + c), as for a first-order
     autoregressive process.
     """
-    level = float(np.abs(losses).mean())
-    if level == 0:
+    size = float(np.abs(losses).mean())
+    if size == 0:
         return "All losses are 0."
+    is_positive = bool((losses > 0).all())
+    y = np.log(losses) if is_positive else losses / size
     x = steps - steps.mean()
-    slope = float(x @ losses / (x @ x))
-    rest = losses - losses.mean() - slope * x
-    deviation = math.sqrt(float(rest @ rest) / (len(rest) - 2))
-    correlation = min(0.9, max(0.0, float(rest[1:] @ rest[:-1]) / float(rest @ rest))) if deviation else 0.0
-    span = float(steps[-1] - steps[0])
+    slope = float(x @ y / (x @ x))
+    rest = y - y.mean() - slope * x
+    spread = math.sqrt(float(rest @ rest) / (len(rest) - 2))
+    correlation = min(0.9, max(0.0, float(rest[1:] @ rest[:-1]) / float(rest @ rest))) if spread else 0.0
     freedom = max(1, int((len(rest) - 2) * (1 - correlation) / (1 + correlation)))
-    error = deviation / math.sqrt(float(x @ x)) * math.sqrt((1 + correlation) / (1 - correlation))
-    half = t_quantile(freedom) * error * span
-    change = slope * span
-    return Trend(change / level, (change - half) / level, (change + half) / level, deviation / level, len(x), int(span))
+    error = spread / math.sqrt(float(x @ x)) * math.sqrt((1 + correlation) / (1 - correlation))
+    half, span = t_quantile(freedom) * error, float(steps[-1] - steps[0])
+    ends = [value * span for value in (slope, slope - half, slope + half)]
+    change, low, high = (math.expm1(min(value, 100.0)) for value in ends) if is_positive else ends
+    return Trend(change, low, high, spread, len(x), int(span))

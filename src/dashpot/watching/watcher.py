@@ -107,8 +107,7 @@ class Watcher:
             (kinds that wait for credit) and `notes` (sentences about measurements that are made less often than
             intended).
         """
-        counts, waiting = dict(self.budget.counts), list(self.budget.waiting)
-        found = {**cost(self), "budget": self.budget.share, "measurements": counts, "waiting": waiting}
+        found = {**cost(self), "budget": self.budget.share, "measurements": dict(self.budget.counts)}
         found.pop("note", None)
         return {**found, "notes": list(self.notes)}
 
