@@ -1,4 +1,4 @@
-"""A plain PyTorch loop on 1797 real digits, watched: four lines more, and an answer in at most five sentences.
+"""A plain PyTorch loop on 1797 real digits, watched: four more lines, and an answer in at most five sentences.
 
 Run: python examples/watch_a_run.py [PAGE.html]
 """
@@ -11,11 +11,11 @@ import dashpot as dp
 from dashpot import tasks
 
 
-def main(epochs=10, batch_size=50, budget=0.03):
+def main(epochs=10, batch_size=50, budget=1.0):
     problem = tasks.get("digits", batch_size=batch_size).build(0)
     model = problem.model.train()
     opt = torch.optim.AdamW(model.parameters(), lr=3e-3)  # any optimizer of torch, dashpot or others
-    watcher = dp.watch(opt, model, budget)  # 1
+    watcher = dp.watch(opt, model, budget)  # 1: no limit of the cost in this short run; the default budget is 0.03
 
     for epoch in range(epochs):
         for x, y in problem.train.epoch(epoch):

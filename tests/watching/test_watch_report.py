@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import record_examples as examples
@@ -140,3 +142,11 @@ def test_browser_reports_no_errors(page, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert done.stdout.count('class="tip"') > 0
+
+
+@pytest.mark.slow
+def test_example_watches_a_loop(capsys):
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "watch_a_run.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("1. ")
+    measured = {kind for kind, rows in example["watcher"].record.series.items() if not (rows.last or {}).get("reason")}
+    assert {"norms", "dynamics", "curvature", "noise", "cost"} <= measured

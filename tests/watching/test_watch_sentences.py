@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import record_examples as examples
 
-from dashpot.watching import report_faults, report_theory, sentences
+from dashpot.watching import report_faults, report_noise, report_theory, sentences
 from dashpot.watching.report_sentence import PRIORITIES, Sentence
 from dashpot.watching.report_trend import fit
 from dashpot.watching.series import WatchRecord
@@ -74,7 +74,7 @@ def test_curvature_is_compared_with_the_edge(ratio, scale, finding, text, action
 def test_curvature_of_minibatches_states_its_bias():
     part, full = (report_theory.curvature(curvature_record(0.5, full_batch=full)) for full in (False, True))
     assert "minibatch of 64 examples" in part.confidence
-    assert part.confidence.endswith("minibatches settle below the edge")
+    assert part.confidence.endswith("minibatch training settles below the edge")
     assert "all 64 examples, eigenvalue within 1 %" in full.confidence
     assert "settle" not in full.confidence
 
@@ -88,17 +88,38 @@ def test_curvature_of_minibatches_states_its_bias():
     ],
 )
 def test_noise_scale_is_compared_with_the_batch(scale, finding, text):
-    found = report_theory.noise(record(noise=examples.noise(100, scale)))
+    found = report_noise.noise(record(noise=examples.noise(100, scale)))
     assert isinstance(found, Sentence)
     assert found.finding == finding
     assert text in found.action
 
 
+def test_noise_is_in_units_of_the_rates_for_methods_with_denominators():
+    found = record(noise=examples.noise(100, 1000.0))
+    found.header["adaptive"] = True
+    assert report_noise.noise(found).number == pytest.approx(700.0)
+    assert "noise scale 700 (in units of the rates), batch 64" in report_noise.noise(found).text
+
+
+@pytest.mark.parametrize(
+    ("scale", "low", "high", "start"),
+    [
+        (640.0, 0.05, 20.0, "The noise scale is uncertain"),
+        (64.0, 0.5, 3.0, "Noise and signal are balanced"),
+        (6.4, 0.5, 20.0, "The noise scale is uncertain"),
+    ],
+)
+def test_batch_size_within_the_interval_does_not_change(scale, low, high, start):
+    found = report_noise.noise(record(noise=examples.noise(100, scale, low=low, high=high)))
+    assert found.text.startswith(start)
+    assert found.action.startswith("keep the batch size")
+
+
 def test_noise_without_an_upper_end_states_it():
     row = {**examples.noise(100, 1900.0), "high": None}
-    assert "95 % interval from 1520, without an upper end" in report_theory.noise(record(noise=row)).confidence
+    assert "95 % interval from 1520, without an upper end" in report_noise.noise(record(noise=row)).confidence
     row["low"] = None
-    assert report_theory.noise(record(noise=row)).confidence.startswith("without an interval")
+    assert report_noise.noise(record(noise=row)).confidence.startswith("without an interval")
 
 
 @pytest.mark.parametrize("kind", ["noise", "curvature", "temperature", "dynamics"])

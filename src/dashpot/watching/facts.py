@@ -13,6 +13,7 @@ from dashpot.analysis.explainer import explain
 from dashpot.analysis.torch_counterpart import adopted
 from dashpot.optimizers.state_dict.names import unwrapped
 from dashpot.utils.scalars import is_number
+from dashpot.watching.rates import RateView
 
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
@@ -44,6 +45,7 @@ def header_of(watcher: Watcher) -> dict[str, Any]:
         "module": type(optimizer).__module__,
         "method": _method(optimizer),
         "explain": _explanation(optimizer),
+        "adaptive": _is_adaptive(optimizer),
         "groups": [_settings(group) for group in optimizer.param_groups],
         "tensors": {name: None if is_lazy(p) else list(p.shape) for p, name in watcher.names.items()},
         "dtype": sorted({str(p.dtype).removeprefix("torch.") for p in watcher.names}),
@@ -63,6 +65,15 @@ def _method(optimizer: torch.optim.Optimizer) -> str | None:
         view = adopted(optimizer)
         return None if view is None else repr(view.recipe)
     except Exception:  # settings without an equivalent, such as tensors
+        return None
+
+
+def _is_adaptive(optimizer: torch.optim.Optimizer) -> bool | None:
+    """Return whether a group divides by a denominator, or None for an unknown update rule."""
+    rates = RateView(optimizer)
+    try:
+        return None if rates.view is None else any(form.form.adaptive for _, form in rates.groups())
+    except Exception:  # as above
         return None
 
 

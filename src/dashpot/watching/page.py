@@ -24,7 +24,7 @@ _STYLE = """<style>
 .findings small { display: block; color: var(--muted); font-size: 0.85rem; }
 </style>"""
 _WARNINGS = 20  # largest number of warnings on a page
-_HIDDEN = ("optimizer", "model", "tensors", "explain")  # keys of the header that are shown elsewhere
+_HIDDEN = ("optimizer", "model", "tensors", "batch", "adaptive")  # keys of the header that are shown elsewhere
 
 
 def page_of(report: WatchReport, command: str = "") -> Page:
@@ -46,7 +46,8 @@ def _lead(report: WatchReport) -> str:
     batch = finite(header.get("batch"))
     if batch is not None:
         parts.append(f"batches of {number(batch, 15)}")
-    return unbroken(f"{', '.join(parts)}. {header.get('explain') or ''}".strip())
+    explanation = str(header.get("explain") or "").partition(". ")[0].rstrip(".")
+    return unbroken(". ".join([", ".join(parts), *([explanation] if explanation else [])]) + ".")
 
 
 def _sections(report: WatchReport) -> Iterator[Section]:
@@ -121,7 +122,7 @@ def _cost(record: WatchRecord) -> Iterator[Section]:
 
 
 def _settings(header: Mapping[str, Any]) -> str:
-    rows = {key: value for key, value in header.items() if key not in _HIDDEN}
+    rows = {key: value for key, value in header.items() if key not in _HIDDEN and value is not None}
     items = "".join(f"<dt>{html.escape(str(key))}</dt><dd>{_text(_shown(value))}</dd>" for key, value in rows.items())
     return f"<dl>{items}</dl>"
 

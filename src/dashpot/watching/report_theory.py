@@ -1,4 +1,4 @@
-"""Sentences on measurements and predictions: curvature, noise scale and temperature."""
+"""Sentences on measurements and predictions: curvature and temperature."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from dashpot.analysis.wording import count, number, percent
-from dashpot.watching.report_rows import finite, newest, reason_of, value_at
+from dashpot.watching.report_noise import noise_rows
+from dashpot.watching.report_rows import finite, newest, reason_of
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.series import WatchRecord
 
@@ -15,10 +16,6 @@ UNSTABLE = 1.1
 FAR_BELOW = 0.5
 """Ratio of curvature to edge below which a considerably higher rate is stable."""
 LARGEST_RAISE = 3.0
-DOMINANT = 3.0
-"""Ratio of noise scale to batch size, or its inverse, from which the batch size should change."""
-FACTOR = 4
-"""Factor between batch sizes that sentences compare."""
 
 
 def curvature(record: WatchRecord) -> Sentence | str:
@@ -34,8 +31,8 @@ def curvature(record: WatchRecord) -> Sentence | str:
 
 def _noise_ratio(record: WatchRecord) -> float:
     """Return noise scale over batch size, 0 if unknown."""
-    row = newest(record, "noise", "scale", "batch")
-    return row["scale"] / row["batch"] if row is not None and row["batch"] else 0.0
+    rows = noise_rows(record)
+    return rows[-1].scale / rows[-1].batch if rows else 0.0
 
 
 def _place(ratio: float, noise_ratio: float) -> tuple[str, str, str]:
@@ -67,10 +64,12 @@ def _curvature_confidence(row: dict[str, Any]) -> str:
         of = "all" if complete else "minibatch of"
         parts.append(f"{of} {count(examples, 'example', digits=4)}")
     error = _relative_residual(row)
-    if error is not None:
+    if row.get("converged") is False:
+        parts.append("a lower bound")
+    elif error is not None:
         parts.append(f"eigenvalue within {percent(error)}")
     if examples is not None and not complete:
-        parts.append("minibatches settle below the edge")
+        parts.append("minibatch training settles below the edge")
     return ", ".join(parts)
 
 
@@ -80,55 +79,6 @@ def _relative_residual(row: dict[str, Any]) -> float | None:
     if len(first) < 2 or first[0] is None or not first[1]:
         return None
     return abs(first[0] / first[1])
-
-
-def noise(record: WatchRecord) -> Sentence | str:
-    """Compare the noise scale with the batch size, with the cost of a larger or smaller batch."""
-    row = newest(record, "noise", "scale", "batch")
-    if row is None:
-        return reason_of(record, "noise", "The noise scale is unknown: pass `sliced` and `size` to `watcher.observe`.")
-    scale, batch = row["scale"], row["batch"]
-    finding, start, action = _balance(scale, batch)
-    text = f"{start}: noise scale {number(scale)}, batch {number(batch, 6)}"
-    return Sentence("noise", finding, text, scale, _noise_confidence(row), action)
-
-
-def _balance(scale: float, batch: float) -> tuple[str, str, str]:
-    """Return the finding, the start of the sentence and the action for a noise scale and a batch size."""
-    if scale > DOMINANT * batch:
-        return "noise", "Noise dominates", _other_batch(scale, batch, FACTOR * round(batch))
-    if scale * DOMINANT < batch and batch >= 2:
-        start = "The batch is larger than the noise requires"
-        return "noise", start, _other_batch(scale, batch, max(1, round(batch / FACTOR)))
-    return "balanced noise", "Noise and signal are balanced", "keep the batch size"
-
-
-def _other_batch(scale: float, batch: float, other: int) -> str:
-    """Return the steps and examples at a different batch size, relative to the present ones.
-
-    Steps are proportional to 1 + scale/batch, examples to batch + scale.
-
-    Source: McCandlish et al., arXiv 1812.06162, 2018.
-    """
-    steps = (1 + scale / other) / (1 + scale / batch)
-    examples = (other + scale) / (batch + scale)
-    cost = f"{number(steps, 2)} times the steps and {number(examples, 2)} times the examples"
-    return f"batch {other} takes {cost}; settings: watcher.advise(batch={other})"
-
-
-def _noise_confidence(row: dict[str, Any]) -> str:
-    low, high = value_at(row, "low"), value_at(row, "high")
-    if low is not None and high is not None:
-        interval = f"95 % interval {number(low)} to {number(high)}"
-    elif low is not None:
-        interval = f"95 % interval from {number(low)}, without an upper end"
-    else:
-        interval = "without an interval"
-    samples = finite(row.get("samples"))
-    parts = [interval, f"step {row['step']}"]
-    if samples is not None:
-        parts.append(count(samples, "measurement", digits=4))
-    return ", ".join(parts)
 
 
 def temperature(record: WatchRecord) -> Sentence | str:

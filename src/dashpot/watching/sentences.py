@@ -7,7 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from dashpot.analysis.wording import count, number, percent
-from dashpot.watching import report_faults, report_theory
+from dashpot.watching import report_faults, report_noise, report_theory
 from dashpot.watching.report_rows import finite, newest_by_tensor, reason_of
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.report_trend import Trend, loss_trend
@@ -77,7 +77,7 @@ def agreement(record: WatchRecord) -> Sentence | str:
 
 def effective_rate(record: WatchRecord) -> Sentence | str:
     """Return the learning rate that steps apply, compared with the one in the settings."""
-    found = {key: newest_by_tensor(record, "dynamics", key, "effective_lr") for key in ("predicted", "applied", "clip")}
+    found = {key: newest_by_tensor(record, "dynamics", key, "rates") for key in ("predicted", "applied", "clip")}
     last = record.rows("dynamics").last
     if not found["applied"] or not found["predicted"] or last is None:
         return reason_of(record, "dynamics", "The effective learning rate has not been measured yet.")
@@ -106,7 +106,7 @@ MAKERS: Mapping[str, Callable[[WatchRecord], Sentence | str]] = {
     "non-finite": report_faults.non_finite,
     "warnings": report_faults.warnings,
     "curvature": report_theory.curvature,
-    "noise": report_theory.noise,
+    "noise": report_noise.noise,
     "loss": loss,
     "dead": report_faults.dead,
     "stalled": report_faults.stalled,

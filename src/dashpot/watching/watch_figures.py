@@ -11,6 +11,7 @@ from dashpot.analysis.wording import number
 from dashpot.figures import color, label_lines, new_figure, tag
 from dashpot.figures.literal import literal
 from dashpot.utils.smoothing import smooth
+from dashpot.watching.report_noise import ABSENT, noise_rows
 from dashpot.watching.report_rows import (
     Curve,
     curve,
@@ -19,7 +20,6 @@ from dashpot.watching.report_rows import (
     reason_of,
     span_medians,
     tensor_curves,
-    value_at,
 )
 from dashpot.watching.series import WatchRecord
 
@@ -131,7 +131,7 @@ def _rates(record: WatchRecord, ax: Axes) -> None:
         name = "nominal" if len(nominal) == 1 else f"group {index}"
         tag(ax.plot(steps, rates, color=color(index), label=name)[0], f"lr-{index}")
     for key, style in (("predicted", "--"), ("applied", "-")):
-        steps, rates = median_curve(record, "dynamics", key, "effective_lr")
+        steps, rates = median_curve(record, "dynamics", key, "rates")
         if steps:
             hue = color(len(nominal) + (key == "applied"))
             tag(ax.plot(steps, rates, style, color=hue, label=f"effective, {key}", **_marker(steps))[0], f"lr-{key}")
@@ -155,16 +155,18 @@ def _nominal_rates(record: WatchRecord) -> list[Curve]:
 
 
 def _noise(record: WatchRecord, ax: Axes) -> None:
-    rows = [row for row in record.rows("noise") if value_at(row, "scale") is not None]
-    steps, scales = [row["step"] for row in rows], [row["scale"] for row in rows]
-    low = [value_at(row, "low") or np.nan for row in rows]
-    high = [value_at(row, "high") or np.nan for row in rows]
+    rows = noise_rows(record)
+    steps = [row.step for row in rows]
+    top = 3 * max(value for row in rows for value in (row.scale, row.high or 0.0, row.batch))
+    low, high = [row.low or np.nan for row in rows], [row.high or top for row in rows]  # without an upper end: the top
     band = ax.fill_between(steps, low, high, color=color(0), alpha=0.18, linewidth=0, label="95 % interval")
     tag(band, "noise-interval", role="band")
+    scales = [row.scale for row in rows]
     tag(ax.plot(steps, scales, color=color(0), label="noise scale", **_marker(steps))[0], "noise")
-    sizes, batches = curve(record, "noise", "batch")
-    tag(ax.plot(sizes, batches, color=color(1), linestyle="--", label="batch size")[0], "batch")
+    batches = [row.batch for row in rows]
+    tag(ax.plot(steps, batches, color=color(1), linestyle="--", label="batch size")[0], "batch")
     _logarithmic(ax, "y")
+    ax.set_ylim(top=top)
     ax.set_xlabel("step")
     ax.set_ylabel("examples")
     label_lines(ax)
@@ -271,9 +273,11 @@ def _logarithmic(ax: Axes, name: str) -> None:
 
 
 def _log_if_wide(ax: Axes, values: Sequence[float]) -> None:
-    """Use a logarithmic axis for positive values over more than a factor of 10."""
+    """Use a logarithmic axis for positive values over more than a factor of 10, else a linear one from 0."""
     if values and min(values) > 0 and max(values) > 10 * min(values):
         _logarithmic(ax, "y")
+    elif values and min(values) >= 0:
+        ax.set_ylim(0, 1.08 * max(values) or 1)
 
 
 def _without(kind: str, *paths: str, absent: str) -> Callable[[WatchRecord], str | None]:
@@ -328,8 +332,9 @@ NOISE = Panel(
     "noise",
     "gradient noise scale",
     _noise,
-    _without("noise", "scale", absent="The noise scale is unknown: pass `sliced` and `size` to `watcher.observe`."),
-    "Batch size at which noise and signal of the gradient are equal, with its 95 % interval.",
+    lambda record: None if noise_rows(record) else reason_of(record, "noise", ABSENT),
+    "Batch size at which noise and signal of the gradient are equal, with its 95 % interval, in units of the rates for "
+    "methods with denominators.",
 )
 NORMS = Panel(
     "norms",
