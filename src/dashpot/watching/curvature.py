@@ -37,7 +37,7 @@ class CurvatureProbe(Probe):
     """
 
     kind: ClassVar[str] = "curvature"
-    prior = 40.0  # 12 products of about three steps each
+    prior = 20.0  # 5 to 8 products of less than three steps each
 
     def __init__(
         self,
