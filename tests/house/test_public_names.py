@@ -32,6 +32,7 @@ PUBLIC = (
     "dashpot.tasks",
     "dashpot.training",
     "dashpot.verification",
+    "dashpot.watching",
 )
 
 
