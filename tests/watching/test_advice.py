@@ -1,5 +1,6 @@
 """Advice for a different batch size, on synthetic records."""
 
+import json
 import math
 
 import pytest
@@ -204,3 +205,30 @@ class TestSchedule:
     def test_smaller_batch_multiplies_all_lengths(self):
         recipe = dp.AdamW.recipe_for(lr=1e-3).with_settings(schedule=Sequence((LinearWarmup(8), Cosine(72)), (8,)))
         assert advise(record({}), recipe, 16).schedule["lr"] == Sequence((LinearWarmup(32), Cosine(288)), (32,))
+
+
+class TestHeader:
+    @pytest.mark.parametrize("cls", [dp.AdamW, torch.optim.AdamW])
+    def test_record_alone_gives_settings_of_its_header(self, cls):
+        optimizer = cls([weight()], lr=1e-3, betas=(0.9, 0.99))
+        with dp.watch(optimizer) as watcher:
+            watcher.record.add("noise", record({}).rows("noise").last)
+        stored = WatchRecord.of_dict(json.loads(json.dumps(watcher.record.to_dict())))
+        advice = advise(stored, None, 256)
+        assert advice.settings == watcher.advise(batch=256).settings
+        with pytest.raises(ArgumentError, match="an optimizer is required"):
+            advice.apply()
+
+    @pytest.mark.parametrize(
+        ("header", "reason"),
+        [
+            ({}, "update rule of .None is unknown"),
+            ({"optimizer": "AdamW", "module": "other.library", "groups": []}, "other.library.AdamW is unknown"),
+            ({"optimizer": "AdamW", "module": "torch.optim.adamw", "groups": [{"lr": -1.0}]}, "lr must be"),
+            ({"optimizer": "AdamW", "module": "torch.optim.adamw", "groups": []}, "settings in the record are invalid"),
+        ],
+    )
+    def test_header_without_known_settings_gives_reason(self, header, reason):
+        stored = record({})
+        stored.header = header
+        assert reason in advise(stored, None, 256).reason

@@ -7,23 +7,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dashpot.analysis.batch_plan import Change
 from dashpot.analysis.batch_rules import divides
 from dashpot.analysis.batch_scaling import BatchScaling, scale_batch
 from dashpot.analysis.result import Analysis, Quantity, text_of
-from dashpot.analysis.torch_counterpart import adopted
 from dashpot.analysis.wording import number
-from dashpot.constraints import Interval, OneOf, Optional, check, shown
+from dashpot.constraints import Interval, OneOf, Optional, check
 from dashpot.errors import ArgumentError
-from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.setting_names import group_settings
 from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.watching.advice_figure import draw_advice
 from dashpot.watching.advice_noise import Noise, noise_of, progress
 from dashpot.watching.advice_schedule import with_held_warmup
+from dashpot.watching.advice_settings import recipe_of, settings_of
 from dashpot.watching.series import WatchRecord
 
 if TYPE_CHECKING:
@@ -209,7 +205,8 @@ def advise(
 
     Args:
         record: Measurements of a run with the present settings.
-        recipe_or_optimizer: The present settings: a recipe, or an optimizer of dashpot or torch.
+        recipe_or_optimizer: The present settings: a recipe, an optimizer of dashpot or torch, or None for those in the
+            header of the record.
         batch: The new number of examples of a step.
         old: The present number of examples of a step. Default: that of the measured steps.
         momentum: "steps": the momentum is held; "examples": its average covers the same progress.
@@ -223,10 +220,10 @@ def advise(
     check("advise", "batch", batch, _BATCH)
     check("advise", "old", old, Optional(_BATCH))
     check("advise", "momentum", momentum, _MOMENTUM)
-    given = _settings_of(recipe_or_optimizer)
+    given = settings_of(record if recipe_or_optimizer is None else recipe_or_optimizer)
     if isinstance(given, str):
         return Advice(batch, old, reason=given)
-    found = noise_of(record, preconditioned=_divides(given))
+    found = noise_of(record, preconditioned=divides(recipe_of(given)))
     if isinstance(found, str):
         return Advice(batch, old, reason=found)
     known = old if old is not None else None if found.batch is None else round(found.batch)
@@ -235,35 +232,6 @@ def advise(
     if known == batch:
         raise ArgumentError(f"advise: batch must differ from the present batch size, got {batch}.")
     return _advice(given, recipe_or_optimizer, Advice(batch, known, found), momentum)
-
-
-def _settings_of(given: Any) -> Recipe | Optimizer | str:
-    """Return the settings as a recipe or an optimizer of dashpot, or the reason why they are unknown."""
-    if isinstance(given, Recipe):
-        return given
-    if not isinstance(given, torch.optim.Optimizer):
-        raise ArgumentError(f"advise: recipe_or_optimizer must be a Recipe or a torch optimizer, got {shown(given)}.")
-    view = adopted(given)
-    if view is None:
-        return f"The update rule of {type(given).__module__}.{type(given).__qualname__} is unknown."
-    rates = [group.get("initial_lr") for group in given.param_groups]
-    return view if all(rate is None for rate in rates) else _at_base_rates(view, rates)
-
-
-def _at_base_rates(view: Optimizer, rates: list[Any]) -> Optimizer:
-    """Return a copy of the settings with the learning rates to which a scheduler of torch applies its factors."""
-    make: Any = type(view)
-    groups = []
-    for group, rate in zip(view.param_groups, rates, strict=True):
-        own = group_settings(view, group)
-        own["lr"] = own["lr"] if rate is None else float(rate)
-        groups.append({"params": [torch.zeros(1, requires_grad=True)], **own})
-    return make(groups)
-
-
-def _divides(given: Recipe | Optimizer) -> bool:
-    recipe = given if isinstance(given, Recipe) else given._built(group_settings(given, given.param_groups[0]))
-    return divides(recipe)
 
 
 def _advice(given: Any, original: Any, facts: Advice, momentum: str) -> Advice:
