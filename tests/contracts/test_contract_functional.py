@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, run, values
-from registry import each
+from registry import each, each_second
 from subjects import known_products
 
 import dashpot as dp
@@ -183,7 +183,7 @@ def step_of_class(subject, keys):
     return step
 
 
-@each(smooth)
+@each_second(smooth)
 def test_differentiable_step_passes_gradcheck(subject):
     warm = parameters(shapes=((4,),))
     optimizer = subject.make(warm)

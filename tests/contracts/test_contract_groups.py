@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run, values
-from registry import each
+from registry import each, each_second
 
 import dashpot as dp
 
@@ -24,7 +24,7 @@ def edits_for(subject):
     return [{name: EDITS[name]} for name in EDITS if name in optimizer.defaults and not (running and name == "zero")]
 
 
-@each()
+@each_second()
 def test_groups_equal_separate_optimizers(subject):
     for edit in edits_for(subject):
         first, second = parameters(seed=1), parameters(seed=2)

