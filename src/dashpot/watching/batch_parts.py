@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dashpot.curvature.state_guards import RngSnapshot, preserve_buffers
+from dashpot.engine.dtensor import has_dtensor
 
 if TYPE_CHECKING:
     from dashpot.watching.probe import Moment
@@ -22,10 +23,13 @@ def difference_of_parts(watcher: Watcher, moment: Moment) -> float | None:
     and batch normalization, which differ between the passes, add to the estimate.
 
     Returns:
-        The estimate, or None without a loss, its parts or their number, or if a loss is not finite.
+        The estimate, or None without a loss, its parts or their number, with sharded parameters, or if a loss is not
+        finite.
     """
     examples = getattr(moment, "examples", None) or moment.size
     if moment.loss is None or moment.sliced is None or examples is None or examples < 2:
+        return None
+    if has_dtensor(list(watcher.names)):  # a forward pass without a backward pass leaves parameters unsharded
         return None
     first, total = examples // 2, float(moment.loss)
     part = _loss_of(watcher, moment, first)

@@ -47,6 +47,8 @@ class DynamicsProbe(Probe):
     """Recursion of changes at pairs of consecutive steps, with effective learning rates."""
 
     kind: ClassVar[str] = "dynamics"
+    needs_gradients: ClassVar[bool] = False
+    prior = 0.5
 
     def __init__(self, every: int) -> None:
         self.every = every

@@ -98,10 +98,11 @@ class SpectrumProbe(Probe):
 
     def _weights(self, sample: _Sample) -> list[Tensor]:
         """Return views of the sampled weights; complete tensors that are not contiguous are copied."""
-        addresses = [p.data_ptr() for p in sample.params]
+        shards = [local(p) for p in sample.params]
+        addresses = [shard.data_ptr() for shard in shards]
         if addresses != self._addresses:
             self._views, self._addresses = _taken(sample.params, sample.cuts), addresses
-        if all(map(Tensor.is_contiguous, sample.params)):
+        if all(map(_is_simple, shards)):
             return self._views
         return _taken(sample.params, sample.cuts)
 
@@ -176,6 +177,10 @@ def _taken(tensors: Sequence[Any], cuts: list[slice]) -> list[Tensor]:
 
 def _take(x: Tensor, cut: slice) -> Tensor:
     x = local(x)
-    if x.is_contiguous() and not x.is_complex():  # a single fast operation
+    if _is_simple(x):  # a single fast operation
         return x.detach().as_strided((len(range(cut.start, cut.stop, cut.step)),), (cut.step,), x.storage_offset())
     return flat(x)[cut]
+
+
+def _is_simple(x: Tensor) -> bool:
+    return x.is_contiguous() and not x.is_complex()

@@ -44,7 +44,7 @@ _LATEST = 64
 _ROWS = 4  # measurements per row
 _NO_NOISE = "The noise of the gradients is unknown: there is no measurement with elementwise rates."
 _NO_CURVATURE = "The number of directions is unknown without curvature: pass `closure` to `observe`."
-_NO_PARTS = "The sampling noise of the loss is unknown: pass `sliced`, `size` and the loss to `observe`."
+_NO_PARTS = "The sampling noise of the loss is unknown: pass `sliced`, `size` and the loss to `observe`, unsharded."
 _FEW_PARTS = "The noise of the loss of parts of batches was measured {} times, at least {} are required."
 
 
