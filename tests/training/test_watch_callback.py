@@ -111,10 +111,10 @@ def test_a_resumed_fit_continues_the_file(tmp_path):
 
 def test_an_incomplete_last_line_is_ignored_and_a_damaged_line_is_refused(tmp_path):
     path = tmp_path / "watch.jsonl"
-    path.write_text('{"kind":"header","format":1}\n{"kind":"norms","step":1,"loss":"nan"}\n{"kind":"no')
+    path.write_text('{"kind":"header","format":1}\n{"series":"norms","step":1,"loss":"nan"}\n{"kind":"no')
     [row] = read_watch_file(path).rows("norms")
     assert (row["loss"], row["reason"]) == (None, "Not finite: loss.")
-    for text in ("", "[]\n", '{"kind":"header","format":2}\n', '{"kind":"header","format":1}\n{"kind":"norms"}\n'):
+    for text in ("", "[]\n", '{"kind":"header","format":2}\n', '{"kind":"header","format":1}\n{"series":"norms"}\n'):
         path.write_text(text)
         with pytest.raises(RunError, match="is damaged"):
             read_watch_file(path)

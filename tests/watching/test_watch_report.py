@@ -17,6 +17,7 @@ from processes import LIMIT
 import dashpot as dp
 from dashpot.errors import ArgumentError
 from dashpot.figures import new_figure
+from dashpot.runs.watch_file import WatchFile, read_watch_file
 from dashpot.utils.strict_json import decode, encode
 from dashpot.watching.report import MOST, report_of
 from dashpot.watching.report_strips import COLUMNS, strips
@@ -49,6 +50,11 @@ def test_report_prints_at_most_five_numbered_sentences(report):
 def test_report_is_a_function_of_the_stored_record(report):
     stored = WatchRecord.of_dict(decode(encode(report.record.to_dict())))
     assert str(report_of(stored)) == str(report)
+
+
+def test_report_of_the_file_of_a_run_is_equal(report, tmp_path):
+    WatchFile(tmp_path / "watch.jsonl", report.record).start()
+    assert str(report_of(read_watch_file(tmp_path / "watch.jsonl"))) == str(report)
 
 
 def test_report_as_data_is_strict_json(report):
@@ -145,7 +151,8 @@ def test_browser_reports_no_errors(page, tmp_path):
 
 
 @pytest.mark.slow
-def test_example_watches_a_loop(capsys):
+def test_example_watches_a_loop(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["watch_a_run.py"])
     example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "watch_a_run.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("1. ")
     measured = {kind for kind, rows in example["watcher"].record.series.items() if not (rows.last or {}).get("reason")}

@@ -19,7 +19,7 @@ LARGEST = 4 * 2**20
 IN_MEMORY = ("pulse",)
 """Kinds of rows that are not written."""
 _HEADER = Record({"kind": OneOf(("header",)), "format": OneOf((FORMAT,))})
-_ROW = Record({"kind": TEXT, "step": COUNT})
+_ROW = Record({"series": TEXT, "step": COUNT})  # "kind" is a key of warnings
 _NUMBERS = {text: float(text) for text in ("nan", "inf", "-inf")}
 
 
@@ -54,7 +54,7 @@ class WatchFile:
         for kind, rows in self.record.series.items():
             last = self._written.get(kind, -1)
             new = [row for row in reversed(rows.rows) if row["step"] > last] if kind not in IN_MEMORY else []
-            lines += [encode({"kind": kind, **row}) for row in reversed(new)]
+            lines += [encode({"series": kind, **row}) for row in reversed(new)]
             if new:
                 self._written[kind] = new[0]["step"]
         if lines and _append(self.path, lines) > LARGEST:
@@ -76,7 +76,7 @@ def _lines(record: WatchRecord) -> Iterator[str]:
     yield encode({"kind": "header", "format": FORMAT, **record.header})
     for kind, rows in record.series.items():
         if kind not in IN_MEMORY:
-            yield from (encode({"kind": kind, **row}) for row in rows)
+            yield from (encode({"series": kind, **row}) for row in rows)
 
 
 def read_watch_file(path: Path, until: int | None = None) -> WatchRecord:
@@ -101,7 +101,7 @@ def read_watch_file(path: Path, until: int | None = None) -> WatchRecord:
     record = WatchRecord(_parsed(path, 1, lines[0], _HEADER))
     for number, line in enumerate(lines[1:], start=2):
         row = _parsed(path, number, line, _ROW)
-        kind = row.pop("kind")
+        kind = row.pop("series")
         if until is None or row["step"] <= until:
             record.add(kind, row)
     for key in ("kind", "format"):
