@@ -137,13 +137,11 @@ def test_empty_record_has_reasons_for_all_topics():
 
 
 def test_non_finite_numbers_come_first():
-    found = examples.complete(steps=200, count=3)
-    row = found.rows("norms").last
-    row["tensors"]["head.weight"]["grad"] = float("nan")
+    found = with_norms({"a": tensor(), "b": tensor()}, {"a": tensor(), "b": tensor(grad=math.nan)})
     first = sentences.sentences_of(found).sentences[0]
-    assert first.text == "Gradients or weights of head.weight are not finite"
-    row["tensors"]["head.weight"]["grad"], row["loss"] = 1.0, "inf"  # as strict JSON stores it
-    assert sentences.sentences_of(found).sentences[0].text == "The loss is not finite"
+    assert first.text == "Gradients or weights of b are not finite"
+    found.add("norms", {"step": 30, "loss": math.inf, "grad": 1.0, "tensors": {"a": tensor(), "b": tensor()}})
+    assert sentences.sentences_of(found).sentences[0].text == "The loss or a norm is not finite"
 
 
 def test_dead_tensors_need_three_zero_gradients():

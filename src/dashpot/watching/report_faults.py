@@ -21,6 +21,8 @@ RECENT = 0.1
 """Share of the run, at its end, whose warnings are current."""
 DEAD_ROWS = 3
 """Number of newest measurements in which the gradient of a dead tensor is 0."""
+NOT_FINITE = "Not finite"
+"""Start of the reason in rows with a number that is not finite."""
 STALLED = 0.5
 """Share of elements below the resolution of the dtype from which a tensor is stalled."""
 LARGE_UPDATE = 0.1
@@ -52,21 +54,16 @@ def false_alarms(row: Mapping[str, Any]) -> str:
 
 
 def non_finite(record: WatchRecord) -> Sentence | str:
-    """Return the tensors whose newest norms are not finite."""
+    """Return the tensors whose newest norms are not finite; the record replaces such numbers by None and a reason."""
     row = record.rows("norms").last
     if row is None:
         return "No norms: the optimizer has made no step yet."
-    bad = [name for name, own in row["tensors"].items() if _is_broken(own)]
-    if not bad and not _is_broken(row):
+    if not str(row.get("reason") or "").startswith(NOT_FINITE):
         return "All norms are finite."
-    text = f"Gradients or weights of {_tensors(bad)} are not finite" if bad else "The loss is not finite"
+    bad = [name for name, own in row["tensors"].items() if own.get("grad") is None or own.get("weight") is None]
+    text = f"Gradients or weights of {_tensors(bad)} are not finite" if bad else "The loss or a norm is not finite"
     action = "restore a checkpoint, and clip gradients or lower the learning rate"
     return Sentence("non-finite", "non-finite", text, float(len(bad)), f"step {row['step']}", action)
-
-
-def _is_broken(row: dict[str, Any]) -> bool:
-    """Return whether a gradient, a weight or the loss is present and not finite."""
-    return any(row.get(key) is not None and finite(row[key]) is None for key in ("grad", "weight", "loss"))
 
 
 def dead(record: WatchRecord) -> Sentence | str:
