@@ -40,13 +40,15 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual convolution network without normalization: three blocks of two convolutions."""
+    """Residual convolution network: three blocks of two convolutions, with BatchNorm or without normalization."""
 
-    def __init__(self, channels: int = 12, blocks: int = 3) -> None:
+    def __init__(self, normalized: bool = True, channels: int = 12, blocks: int = 3) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        norm = nn.BatchNorm2d if normalized else nn.Identity
         self.blocks = nn.ModuleList(
-            nn.Sequential(_conv(channels), nn.GELU(), _conv(channels), nn.GELU()) for _ in range(blocks)
+            nn.Sequential(_conv(channels), norm(channels), nn.GELU(), _conv(channels), norm(channels), nn.GELU())
+            for _ in range(blocks)
         )
         self.head = nn.Linear(channels * 16, 10)
 
@@ -73,4 +75,10 @@ def batchnorm() -> nn.Module:
     return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(64, 10))
 
 
-NETWORKS = {"MLP": mlp, "CNN, BatchNorm": batchnorm, "transformer": Attention, "residual": Residual}
+NETWORKS = {
+    "MLP": mlp,
+    "CNN, BatchNorm": batchnorm,
+    "transformer": Attention,
+    "residual": Residual,
+    "unnormalized": lambda: Residual(normalized=False),
+}

@@ -134,6 +134,18 @@ def test_probe_measures_a_slice_of_large_batches_with_note():
     assert (row["examples"], row["full_batch"], row["notes"]) == (40, True, [])
 
 
+def test_error_of_the_closure_becomes_the_reason_and_restores_gradients():
+    w, loss = quadratic()
+    first_gradient(w, loss)
+    kept = w.grad.clone()
+
+    def failing():
+        raise torch.OutOfMemoryError("out of memory\ndetails")
+
+    assert measured(torch.optim.SGD([w], lr=0.1), failing)["reason"] == "The measurement failed: out of memory"
+    assert torch.equal(w.grad, kept)
+
+
 class Unknown(torch.optim.Optimizer):
     """A third-party method."""
 

@@ -62,8 +62,8 @@ class CurvatureProbe(Probe):
         """Measure at the weights and rates before the update."""
         try:
             row = self._measured(watcher, moment)
-        except DashpotError as error:
-            row = _undefined(str(error))
+        except (DashpotError, RuntimeError) as error:  # also out of memory: the training goes on
+            row = _undefined(_first_line(error))
         if row["reason"] is None or row["reason"] != self._reason:  # one row per reason
             watcher.record.add(self.kind, {"step": moment.step, **row})
         self._reason = row["reason"]
@@ -106,6 +106,11 @@ def _numbers(found: Eigenvalues, scales: Scales) -> dict[str, Any]:
         "iterations": found.iterations,
         "converged": found.converged,
     }
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if isinstance(error, DashpotError) else f"The measurement failed: {text[:200]}"
 
 
 def _undefined(reason: str) -> dict[str, Any]:
