@@ -72,7 +72,10 @@ def test_unreached_targets_are_reported(monkeypatch):
     assert line.startswith("| SGD |  |  | > 20 | least loss ")
 
 
-@pytest.mark.parametrize("route", cost.MUST)
+@pytest.mark.parametrize(
+    "route",
+    [pytest.param(r, marks=() if r in ("closure", "differences") else pytest.mark.slow) for r in cost.MUST],
+)
 def test_every_route_of_the_cost_table_trains(route):
     batch = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(4)
     with warnings.catch_warnings():

@@ -22,9 +22,9 @@ SMALL = ((3, 2), (0, 3), (1,), (), (64,), (2, 3, 2, 2))
 LARGE = ((16384,), (16385,), (3, 5461), (65536,), (70000,), (1000, 70))
 NAMED = {subject.name: subject for subject in SUBJECTS}
 NARROW = [
-    *((name, torch.float32) for name in ("adamw-decay", "sgd-nesterov", "autosgm-3-debiased", "own-stage")),
-    *((name, torch.bfloat16) for name in ("adamw-decay", "sgd-nesterov", "autosgm-3-debiased")),
-    *((name, torch.float16) for name in ("adamw-decay", "autosgm-3-debiased")),
+    *((name, torch.float32) for name in ("sgd-nesterov", "autosgm-3-debiased", "own-stage")),
+    *((name, torch.bfloat16) for name in ("adamw-decay", "autosgm-3-debiased")),
+    ("adamw-decay", torch.float16),
 ]
 ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 

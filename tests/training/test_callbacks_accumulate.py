@@ -37,6 +37,7 @@ def trained(make, batch_size, accumulate, examples=19, loader=False, epochs=3):
     return subject, recorder.values
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("loader", [False, True], ids=["Batches", "DataLoader"])
 @pytest.mark.parametrize(
     "examples", [16, pytest.param(18, marks=pytest.mark.slow), 19, pytest.param(3, marks=pytest.mark.slow)]

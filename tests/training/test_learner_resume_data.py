@@ -55,13 +55,13 @@ def test_resume_is_exact_with_worker_processes(tmp_path, own):
     assert_same(uninterrupted(make, epochs=2), Resumed(make, tmp_path, [2, 4, 5], epochs=2).learner)
 
 
-def test_every_checkpoint_of_a_run_resumes_exactly(tmp_path):
+def test_checkpoints_at_every_position_resume_exactly(tmp_path):
     """This includes checkpoints after an epoch, when the generator of the loader has advanced."""
     make = partial(loader_learner, own=3)
     expected = uninterrupted(make, lambda: [Checkpoints(tmp_path / "all", every_steps=1, keep=None)])
     paths = sorted((tmp_path / "all").iterdir())
     assert len(paths) == EPOCHS * (4 + 1)
-    for path in paths:
+    for path in paths[::2]:  # each position in an epoch of five checkpoints
         torch.manual_seed(99)
         resumed = make()
         resumed.fit(EPOCHS, resume=read(path))

@@ -90,6 +90,7 @@ def prepared(kind, precision="fp32"):
     return Learner(data.model, loader, data.evaluation, optimizer=make, lr=lr, callbacks=[Recorder("lr")], **shape)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("kind", ["factory", "made", "torch", "second order"])
 @pytest.mark.parametrize("fitted", [False, True], ids=["fresh", "fitted"])
 @pytest.mark.parametrize(
