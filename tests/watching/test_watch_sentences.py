@@ -218,11 +218,12 @@ def test_interval_of_the_trend_contains_zero_in_flat_runs(correlation):
 
 
 @pytest.mark.parametrize(
-    ("slope", "finding"), [(-0.05, "falling loss"), (0.05, "rising loss"), (0.0, "flat loss")], ids=str
+    ("slope", "noise", "finding"),
+    [(-0.05, 0.1, "falling loss"), (0.05, 0.1, "rising loss"), (0.0, 0.1, "flat loss"), (0.0, 3.0, "uncertain")],
 )
-def test_direction_of_the_loss_is_significant(slope, finding):
+def test_direction_of_the_loss_is_significant(slope, noise, finding):
     found = WatchRecord(examples.header(["a"]))
-    for index, value in enumerate(losses(slope, 0.1)):
+    for index, value in enumerate(losses(slope, noise)):
         found.add("norms", {"step": index, "loss": float(value), "tensors": {}})
     sentence = sentences.loss(found)
     assert sentence.finding == finding

@@ -71,7 +71,7 @@ def _balance(row: NoiseRow) -> tuple[str, str, str]:
         start = "The batch is larger than the noise requires"
         return "noise", start, _other_batch(scale, batch, max(1, round(batch / FACTOR)))
     if low is None or high is None or high > WIDE * low:
-        return "balanced noise", "The noise scale is uncertain", "keep the batch size; more measurements follow"
+        return "uncertain", "The noise scale is uncertain", "keep the batch size, and measure longer"
     return "balanced noise", "Noise and signal are balanced", "keep the batch size"
 
 

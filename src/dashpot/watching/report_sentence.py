@@ -26,6 +26,7 @@ PRIORITIES: Mapping[str, float] = {
     "updates": 0.25,
     "rate": 0.22,
     "agreement": 0.2,
+    "uncertain": 0.15,  # intervals that contain the opposite finding
     "cost": 0.1,
 }
 """Importance of findings in [0, 1]: faults first, then possible savings of time, then facts."""

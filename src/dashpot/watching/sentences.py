@@ -13,6 +13,8 @@ from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.report_trend import Trend, loss_trend
 from dashpot.watching.series import WatchRecord
 
+FLAT = 0.1
+"""Largest change of a flat loss, within its interval."""
 CLIPPED = 0.9
 """Factor of clipping below which it affects the learning rate noticeably."""
 
@@ -38,20 +40,22 @@ def loss(record: WatchRecord) -> Sentence | str:
     if isinstance(found, str):
         return found
     finding, verb, action = _direction(found)
-    size = f"{percent(abs(found.change))} " if verb != "is flat" else ""
-    text = f"The loss {verb} {size}over the last {count(found.steps, 'step', digits=4)}".replace("  ", " ")
+    text = f"{verb} over the last {count(found.steps, 'step', digits=4)}"
     interval = f"95 % interval {_signed(found.low)} to {_signed(found.high)}"
     confidence = f"{interval}, {count(found.samples, 'measurement')}"
     return Sentence("loss", finding, text, found.change, confidence, action)
 
 
 def _direction(found: Trend) -> tuple[str, str, str]:
-    """Return the finding, the verb and the action of a trend."""
+    """Return the finding, the start of the sentence and the action of a trend."""
+    size = percent(abs(found.change))
     if found.low > 0:
-        return "rising loss", "rises by", "lower the learning rate"
+        return "rising loss", f"The loss rises by {size}", "lower the learning rate"
     if found.high < 0:
-        return "falling loss", "falls by", "continue"
-    return "flat loss", "is flat", "lower the learning rate to reduce its fluctuation, or stop"
+        return "falling loss", f"The loss falls by {size}", "continue"
+    if max(found.high, -found.low) > FLAT:
+        return "uncertain", "Noise hides the trend of the loss", "measure longer"
+    return "flat loss", "The loss is flat", "lower the learning rate to reduce its fluctuation, or stop"
 
 
 def _signed(share: float) -> str:
