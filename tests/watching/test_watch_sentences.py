@@ -59,7 +59,8 @@ def curvature_record(ratio, scale=None, **more):
         (0.1, 64.0, "below edge", "10 times below the edge", "try 3 times"),
         (0.9, None, "at edge", "at 90 % of the edge", "do not raise it"),
         (1.06, None, "at edge", "at 110 % of the edge", "do not raise it"),
-        (1.5, None, "unstable", "1.5 times above the edge", "divide it by at least 1.5"),
+        (1.5, None, "at edge", "at 150 % of the edge", "do not raise it"),
+        (2.5, None, "unstable", "2.5 times above the edge", "divide it by at least 2.5"),
         (-0.1, None, "below edge", "No measured direction has a positive curvature", "a higher learning rate"),
     ],
 )
@@ -74,7 +75,7 @@ def test_curvature_is_compared_with_the_edge(ratio, scale, finding, text, action
 def test_curvature_of_minibatches_states_its_bias():
     part, full = (report_theory.curvature(curvature_record(0.5, full_batch=full)) for full in (False, True))
     assert "minibatch of 64 examples" in part.confidence
-    assert part.confidence.endswith("minibatch training settles below the edge")
+    assert part.confidence.endswith("the value of all examples is lower, and settles below the edge")
     assert "all 64 examples, eigenvalue within 1 %" in full.confidence
     assert "settle" not in full.confidence
 
@@ -92,6 +93,11 @@ def test_noise_scale_is_compared_with_the_batch(scale, finding, text):
     assert isinstance(found, Sentence)
     assert found.finding == finding
     assert text in found.action
+
+
+def test_curvature_of_all_examples_has_a_lower_limit():
+    found = report_theory.curvature(curvature_record(1.5, full_batch=True))
+    assert (found.finding, found.number) == ("unstable", pytest.approx(1.5))
 
 
 def test_noise_is_in_units_of_the_rates_for_methods_with_denominators():

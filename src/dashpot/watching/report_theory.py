@@ -13,6 +13,8 @@ from dashpot.watching.series import WatchRecord
 
 UNSTABLE = 1.1
 """Ratio of curvature to edge above which a step is unstable; ratios around 1 belong to an equilibrium."""
+UNSTABLE_MINIBATCH = 2.0
+"""The same for minibatches, whose largest eigenvalue is above that of all examples on average."""
 FAR_BELOW = 0.5
 """Ratio of curvature to edge below which a considerably higher rate is stable."""
 LARGEST_RAISE = 3.0
@@ -24,7 +26,8 @@ def curvature(record: WatchRecord) -> Sentence | str:
     if row is None:
         return reason_of(record, "curvature", "The curvature is unknown: pass `closure` to `watcher.observe`.")
     ratio, edge = row["ratio"], row["edge"]
-    finding, start, action = _place(ratio, _noise_ratio(record))
+    limit = UNSTABLE if row.get("full_batch") else UNSTABLE_MINIBATCH
+    finding, start, action = _place(ratio, limit, _noise_ratio(record))
     text = f"{start}: rate x curvature {number(ratio * edge)}, stable below {number(edge)}"
     return Sentence("curvature", finding, text, ratio, _curvature_confidence(row), action)
 
@@ -35,17 +38,18 @@ def _noise_ratio(record: WatchRecord) -> float:
     return rows[-1].scale / rows[-1].batch if rows else 0.0
 
 
-def _place(ratio: float, noise_ratio: float) -> tuple[str, str, str]:
+def _place(ratio: float, limit: float, noise_ratio: float) -> tuple[str, str, str]:
     """Return the finding, the start of the sentence and the action.
 
     Args:
         ratio: Curvature over edge.
+        limit: Ratio above which the step is unstable.
         noise_ratio: Noise scale over batch size; gradient noise divides the best learning rate by 1 + noise_ratio.
     """
     if ratio <= 0:
         return "below edge", "No measured direction has a positive curvature", "a higher learning rate is stable here"
     times = number(max(ratio, 1 / ratio), 2)
-    if ratio > UNSTABLE:
+    if ratio > limit:
         action = f"divide it by at least {times}, unless the loss keeps falling"
         return "unstable", f"The learning rate is {times} times above the edge of stability", action
     if ratio >= FAR_BELOW:
@@ -69,7 +73,7 @@ def _curvature_confidence(row: dict[str, Any]) -> str:
     elif error is not None:
         parts.append(f"eigenvalue within {percent(error)}")
     if examples is not None and not complete:
-        parts.append("minibatch training settles below the edge")
+        parts.append("the value of all examples is lower, and settles below the edge")
     return ", ".join(parts)
 
 
