@@ -18,7 +18,7 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.watching.advice_figure import draw_advice
 from dashpot.watching.advice_noise import Noise, noise_of, progress
-from dashpot.watching.advice_schedule import with_held_warmup
+from dashpot.watching.advice_schedule import with_warmup
 from dashpot.watching.advice_settings import recipe_of, settings_of
 from dashpot.watching.series import WatchRecord
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _BATCH = Interval(1, math.inf, "left", integer=True)
 _MOMENTUM = OneOf(("steps", "examples"))
-_WARMUP = "the same number of examples; a warm-up keeps its steps, since the first gradients exceed their noise"
 FARTHEST = 64
 """Largest ratio of batch sizes, up or down."""
 UNCERTAIN = 4.0
@@ -83,7 +82,7 @@ class Advice(Analysis):
 
     @property
     def schedule(self) -> dict[str, Schedule]:
-        """Schedules for the same number of examples, by setting; a warm-up of lr keeps its steps. Empty without any."""
+        """Schedules for the same number of examples, by setting; a warm-up of lr covers the same progress."""
         return self.scaling.schedule if self.scaling is not None else {}
 
     @property
@@ -245,19 +244,22 @@ def _advice(given: Any, original: Any, facts: Advice, momentum: str) -> Advice:
         scaling = scale_batch(given, facts.old, facts.batch, momentum=momentum, noise_scale=facts.noise.scale)
     except ArgumentError as error:
         return dataclasses.replace(facts, reason=str(error).removeprefix("scale_batch: "))
-    scaling = _with_held_warmup(dict(given.schedule), scaling)
+    scaling = _with_warmup(facts, dict(given.schedule), scaling)
     owner = None if isinstance(original, Recipe) else original
     return dataclasses.replace(facts, scaling=dataclasses.replace(scaling, optimizer=owner))
 
 
-def _with_held_warmup(old: dict[str, Schedule], scaling: BatchScaling) -> BatchScaling:
-    """Return the scaling for a larger batch with the steps of the warm-up of the learning rate unchanged."""
-    if scaling.ratio <= 1 or "lr" not in old:
+def _with_warmup(facts: Advice, old: dict[str, Schedule], scaling: BatchScaling) -> BatchScaling:
+    """Return the scaling with a warm-up of the learning rate that covers the same progress."""
+    if "lr" not in old:
         return scaling
-    new = with_held_warmup(old["lr"], scaling.schedule["lr"], scaling.ratio)
+    assert facts.noise is not None
+    advance = facts._progress(facts.noise.initial)
+    new = with_warmup(old["lr"], scaling.schedule["lr"], scaling.ratio, advance)
     changes = [change for change in scaling.schedule_changes if change.name != "schedule of lr"]
     if new != old["lr"]:
-        changes.insert(0, Change("schedule of lr", old["lr"], new, _WARMUP))
+        reason = f"the same number of examples; a warm-up covers the same progress, {number(advance)} old steps a step"
+        changes.insert(0, Change("schedule of lr", old["lr"], new, reason))
     schedule = {**scaling.schedule, "lr": new}
     return dataclasses.replace(scaling, schedule=schedule, schedule_changes=tuple(changes))
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from dashpot.watching.series import WatchRecord
 
+_UNMEASURED = "The noise scale has not been measured: pass `sliced` and `size` to `watcher.observe`."
+
 
 class Noise(NamedTuple):
     """An estimate of the noise scale in examples.
@@ -19,6 +21,7 @@ class Noise(NamedTuple):
         step: Step of the measurement.
         is_bound: Whether `scale` is only a lower bound.
         is_preconditioned: Whether gradients are weighted by the rates of the method.
+        initial: First estimate of the run, at most `scale`.
     """
 
     scale: float
@@ -28,6 +31,7 @@ class Noise(NamedTuple):
     step: int
     is_bound: bool
     is_preconditioned: bool
+    initial: float
 
 
 def progress(scale: float, old: float, new: float) -> float:
@@ -42,15 +46,17 @@ def noise_of(record: WatchRecord, *, preconditioned: bool) -> Noise | str:
         record: The measurements.
         preconditioned: Whether to prefer the estimate in units of the rates, for methods with a denominator.
     """
-    reason = "The noise scale has not been measured: pass `sliced` and `size` to `watcher.observe`."
-    for row in reversed(list(record.rows("noise"))):
-        found = (_read(row, row["preconditioned"], True) if preconditioned and row.get("preconditioned") else None) or (
-            _read(row, row, False)
-        )
-        if found is not None:
-            return found
-        reason = row.get("reason") or reason
-    return reason
+    rows = list(record.rows("noise"))
+    found = [noise for noise in (_of_row(row, preconditioned) for row in rows) if noise is not None]
+    if found:
+        return found[-1]._replace(initial=min(found[0].scale, found[-1].scale))
+    reasons = [row["reason"] for row in rows if row.get("reason")]
+    return reasons[-1] if reasons else _UNMEASURED
+
+
+def _of_row(row: Mapping[str, Any], preconditioned: bool) -> Noise | None:
+    weighted = row.get("preconditioned") if preconditioned else None
+    return (_read(row, weighted, True) if weighted else None) or _read(row, row, False)
 
 
 def _read(row: Mapping[str, Any], values: Mapping[str, Any], preconditioned: bool) -> Noise | None:
@@ -67,4 +73,5 @@ def _read(row: Mapping[str, Any], values: Mapping[str, Any], preconditioned: boo
         step=row["step"],
         is_bound=scale is None,
         is_preconditioned=preconditioned,
+        initial=float(bound),
     )

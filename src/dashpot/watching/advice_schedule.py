@@ -1,33 +1,34 @@
-"""Schedules for a larger batch: the warm-up keeps its steps, the rest its share of the examples."""
+"""Schedules for a different batch: the warm-up covers the same progress, the whole run the same examples."""
 
 from __future__ import annotations
-
-import dataclasses
 
 from dashpot.analysis.time_scaling import rescaled
 from dashpot.schedules import ExponentialWarmup, LinearWarmup, Product, Schedule, Sequence
 
 
-def with_held_warmup(old: Schedule, new: Schedule, ratio: float) -> Schedule:
-    """Return the rescaled schedule `new` with the warm-up of `old`, for at most half of its steps.
+def with_warmup(old: Schedule, new: Schedule, ratio: float, progress: float) -> Schedule:
+    """Return the rescaled schedule `new` with the steps of the warm-up of `old` divided by `progress`.
 
-    The first gradients exceed their noise even if later ones do not. The largest stable rate of the first steps then
-    depends on the number of steps, not of examples.
+    The warm-up has at most half of the steps. The rest is shortened such that the length is that of `new`.
 
     Args:
         old: Schedule of the present batch.
         new: The same with all lengths divided by `ratio`.
-        ratio: New over present batch, above 1.
+        ratio: New over present batch.
+        progress: Progress of a step of the new batch during the warm-up, in present steps.
     """
     if isinstance(old, Product) and isinstance(new, Product):
         pairs = zip(old.parts, new.parts, strict=True)
-        return Product(tuple(a if isinstance(a, LinearWarmup) else b for a, b in pairs))
+        return Product(tuple(_divided(a, progress) if isinstance(a, LinearWarmup) else b for a, b in pairs))
+    if isinstance(old, (LinearWarmup, ExponentialWarmup)):
+        return _divided(old, progress)
     if not isinstance(old, Sequence) or not isinstance(old.parts[0], (LinearWarmup, ExponentialWarmup)):
         return new
     start, length, wanted = old.milestones[0], _length(old), _length(new)
+    kept = max(1, round(start / progress))
     if length is None or wanted is None:  # without an end
-        return _joined(old, start, ratio)
-    kept = max(1, min(start, wanted // 2))
+        return _joined(old, kept, ratio)
+    kept = max(1, min(kept, wanted // 2))
     return _joined(old, kept, (length - start) / (wanted - kept))
 
 
@@ -39,12 +40,16 @@ def _joined(old: Sequence, kept: int, factor: float) -> Schedule:
     found = rescaled(rest, factor)
     if found is None:
         return old
-    warmup = old.parts[0]
-    if isinstance(warmup, LinearWarmup):
-        warmup = dataclasses.replace(warmup, steps=min(warmup.steps, kept))
+    warmup = _divided(old.parts[0], start / kept)
     parts = found.schedule.parts if isinstance(found.schedule, Sequence) else (found.schedule,)
     later = found.schedule.milestones if isinstance(found.schedule, Sequence) else ()
     return Sequence((warmup, *parts), (kept, *(kept + step for step in later)))
+
+
+def _divided(warmup: Schedule, factor: float) -> Schedule:
+    found = rescaled(warmup, factor)
+    assert found is not None
+    return found.schedule
 
 
 def _length(schedule: Schedule) -> int | None:
