@@ -11,11 +11,16 @@ LARGEST_PAGE = 300_000
 """Largest size of the page of an experiment in bytes."""
 
 
-def check_outcome(outcome: Outcome) -> None:
-    """Check that names and claims are consistent, the data are plain, and every figure shows data."""
+def check_findings(outcome: Outcome) -> None:
+    """Check that every claim has findings and that their names are unique."""
     names = [finding.name for finding in outcome.findings]
     assert len(set(names)) == len(names)
     assert {finding.claim for finding in outcome.findings} == set(range(len(outcome.claims)))
+
+
+def check_outcome(outcome: Outcome) -> None:
+    """Check that names and claims are consistent, the data are plain, and every figure shows data."""
+    check_findings(outcome)
     encode(outcome.to_dict())
     keys = [panel.key for panel in outcome.panels]
     assert len(set(keys)) == len(keys)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from outcome_checks import check_page
+from outcome_checks import check_findings, check_page
 
 from dashpot import experiments
 from dashpot.experiments import cliff, recurrent_net
@@ -17,9 +17,7 @@ def outcome():
 
 
 def test_every_claim_has_findings_and_names_are_unique(outcome):
-    names = [finding.name for finding in outcome.findings]
-    assert len(set(names)) == len(names)
-    assert {finding.claim for finding in outcome.findings} == set(range(len(outcome.claims)))
+    check_findings(outcome)
 
 
 def test_network_equals_a_loop_over_examples():

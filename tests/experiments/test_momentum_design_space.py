@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from outcome_checks import check_page
+from outcome_checks import check_findings, check_page
 
 from dashpot import experiments
 from dashpot.experiments import zero_on_quadratic as on_quadratic
@@ -22,9 +22,7 @@ def outcome():
 
 
 def test_every_claim_has_findings_and_names_are_unique(outcome):
-    names = [finding.name for finding in outcome.findings]
-    assert len(set(names)) == len(names)
-    assert {finding.claim for finding in outcome.findings} == set(range(len(outcome.claims)))
+    check_findings(outcome)
 
 
 @pytest.mark.parametrize("zero", [-0.5, 0.4737])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from outcome_checks import check_page
+from outcome_checks import check_findings, check_page
 
 import dashpot as dp
 from dashpot import experiments
@@ -20,9 +20,7 @@ def outcome():
 
 
 def test_every_claim_has_findings_and_names_are_unique(outcome):
-    names = [finding.name for finding in outcome.findings]
-    assert len(set(names)) == len(names)
-    assert {finding.claim for finding in outcome.findings} == set(range(len(outcome.claims)))
+    check_findings(outcome)
 
 
 def test_influence_of_one_gradient_equals_the_effective_rate(outcome):
