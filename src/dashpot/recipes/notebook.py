@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from dashpot.recipes.shown_settings import plain, shown_settings
 from dashpot.utils.html import LINE, element, escape, page_part, table
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ def recipe_html(recipe: Recipe) -> str:
 def pipeline(recipe: Recipe) -> str:
     """Return the active stages as boxes between g and w; the tooltip of a box is the `repr` of its stage."""
     stages = [_stage(stage) for stage in recipe.active()]
-    rate = _box("&times; lr", [("", _number(recipe.lr)), *_scheduled(recipe)], "Learning rate")
+    rate = _box("&times; lr", [("", plain(recipe.lr)), *_scheduled(recipe)], "Learning rate")
     parts = [element("i", "g"), *stages, rate, element("i", "w")]
     idle = [type(stage).__name__ for stage in recipe.stages if stage.is_noop()]
     note = f"Without effect: {', '.join(idle)}." if idle else ""
@@ -34,12 +32,8 @@ def pipeline(recipe: Recipe) -> str:
 
 
 def _stage(stage: Stage) -> str:
-    shown = []
-    for position, field in enumerate(dataclasses.fields(stage)):  # pyright: ignore[reportArgumentType]
-        value = _number(getattr(stage, field.name))
-        if field.name != "slot" and (position == 0 or value != field.default):
-            shown.append((field.name, value))
-    return _box(escape(type(stage).__name__), shown, repr(stage))
+    settings = [(name, value) for name, value in shown_settings(stage) if name != "slot"]
+    return _box(escape(type(stage).__name__), settings, repr(stage))
 
 
 def _scheduled(recipe: Recipe) -> list[tuple[str, Any]]:
@@ -55,10 +49,6 @@ def _schedules(recipe: Recipe) -> str:
     return "".join(
         element("div", f"{escape(name)} {item._repr_html_()}", "margin:.3em 0") for name, item in recipe.schedule
     )
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
 
 
 def _short(value: Any) -> str:

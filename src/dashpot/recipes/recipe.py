@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-from torch import Tensor
-
 from dashpot.constraints import ARGUMENTS, Scalar, check, shown
 from dashpot.errors import ArgumentError
+from dashpot.recipes.shown_settings import plain, shown_settings
 from dashpot.schedules import Schedule
 from dashpot.schedules.resolve import lr_in_force, schedules_by_name
 from dashpot.stages.base import Clock, Slot, Stage, check_slots, replaced
@@ -118,7 +117,7 @@ class Recipe:
 
     def __repr__(self) -> str:
         parts = [_stage_text(stage) for stage in self.stages]
-        parts.append(f"lr={_number(self.lr)!r}")
+        parts.append(f"lr={plain(self.lr)!r}")
         if self.schedule:
             schedule = dict(self.schedule)
             parts.append(f"schedule={schedule['lr']!r}" if set(schedule) == {"lr"} else f"schedule={schedule!r}")
@@ -210,7 +209,7 @@ class Recipe:
         """Return plain data (dicts, lists, numbers, strings) for records and checkpoints."""
         return {
             "stages": [stage.to_dict() for stage in self.stages],
-            "lr": _number(self.lr),
+            "lr": plain(self.lr),
             "schedule": {name: item.to_dict() for name, item in self.schedule},
         }
 
@@ -238,18 +237,10 @@ def _refuse_shared_slots(slots: tuple[Slot, ...]) -> None:
             raise ArgumentError(f"Recipe: two stages use the state key {key!r}; rename the slot of one of them.")
 
 
-def _number(value: Scalar) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
-
-
 def _stage_text(stage: Stage) -> str:
     """Format a stage as an expression with its first setting and all settings that differ from their defaults."""
-    shown = []
-    for position, field in enumerate(dataclasses.fields(stage)):  # pyright: ignore[reportArgumentType]
-        value = _number(getattr(stage, field.name))
-        if position == 0 or value != field.default:
-            shown.append(f"{field.name}={value!r}")
-    return f"{type(stage).__name__}({', '.join(shown)})"
+    settings = ", ".join(f"{name}={value!r}" for name, value in shown_settings(stage))
+    return f"{type(stage).__name__}({settings})"
 
 
 class Diff(NamedTuple):
@@ -271,7 +262,7 @@ class Diff(NamedTuple):
 
 def text_of_value(value: Any) -> str:
     """Return the text of a stage, a setting, or a missing value."""
-    return "-" if value is None else _stage_text(value) if isinstance(value, Stage) else repr(_number(value))
+    return "-" if value is None else _stage_text(value) if isinstance(value, Stage) else repr(plain(value))
 
 
 def diff(a: Any, b: Any) -> Diff:
@@ -290,7 +281,7 @@ def diff(a: Any, b: Any) -> Diff:
         rows += _stage_rows(name, mine.get(name), theirs.get(name))
     if [name for name in mine if name in theirs] != [name for name in theirs if name in mine]:
         rows.append(("order", " > ".join(mine), " > ".join(theirs)))
-    if _number(one.lr) != _number(two.lr):
+    if plain(one.lr) != plain(two.lr):
         rows.append(("lr", one.lr, two.lr))
     before, after = dict(one.schedule), dict(two.schedule)
     for name in dict.fromkeys([*before, *after]):
@@ -323,6 +314,6 @@ def _stage_rows(name: str, a: Stage | None, b: Stage | None) -> list[tuple[str, 
     rows = []
     for field in dataclasses.fields(a):  # pyright: ignore[reportArgumentType]
         left, right = getattr(a, field.name), getattr(b, field.name)
-        if _number(left) != _number(right):
+        if plain(left) != plain(right):
             rows.append((f"{name}.{field.name}", left, right))
     return rows
