@@ -40,16 +40,12 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual convolution network: three blocks of two convolutions, with BatchNorm or without normalization."""
+    """Residual convolution network: three blocks of normalization over channels and pixels and two convolutions."""
 
-    def __init__(self, normalized: bool = True, channels: int = 12, blocks: int = 3) -> None:
+    def __init__(self, normalized: bool = True, channels: int = 6, blocks: int = 3) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        norm = nn.BatchNorm2d if normalized else nn.Identity
-        self.blocks = nn.ModuleList(
-            nn.Sequential(_conv(channels), norm(channels), nn.GELU(), _conv(channels), norm(channels), nn.GELU())
-            for _ in range(blocks)
-        )
+        self.blocks = nn.ModuleList(_branch(channels, normalized) for _ in range(blocks))
         self.head = nn.Linear(channels * 16, 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,6 +53,11 @@ class Residual(nn.Module):
         for block in self.blocks:
             x = x + block(x)
         return self.head(x.flatten(1))
+
+
+def _branch(channels: int, normalized: bool) -> nn.Sequential:
+    norm = nn.GroupNorm(1, channels) if normalized else nn.Identity()
+    return nn.Sequential(norm, _conv(channels), nn.GELU(), _conv(channels))
 
 
 def _conv(channels: int) -> nn.Conv2d:

@@ -44,7 +44,7 @@ RATES = {
     "MLP": {"plain": 0.1, "heavy ball": 0.15, "NAG": 0.05, "RMSProp": 3e-4, "Adam": 2e-3, "AutoSGM 0": 2e-3},
     "CNN, BatchNorm": {"plain": 0.2, "heavy ball": 0.5, "NAG": 0.15, "RMSProp": 3e-4, "Adam": 3e-3, "AutoSGM 0": 3e-3},
     "transformer": {"plain": 0.05, "heavy ball": 0.08, "NAG": 0.028, "RMSProp": 2e-4, "Adam": 2e-3, "AutoSGM 0": 2e-3},
-    "residual": {"plain": 0.08, "heavy ball": 0.08, "NAG": 0.05, "RMSProp": 2e-4, "Adam": 2e-3, "AutoSGM 0": 2e-3},
+    "residual": {"plain": 0.08, "heavy ball": 0.15, "NAG": 0.04, "RMSProp": 2e-4, "Adam": 2e-3, "AutoSGM 0": 2e-3},
 }
 """Learning rates by network and method."""
 STEPS = {"MLP": 1500, "CNN, BatchNorm": 1200, "transformer": 800, "residual": 800}

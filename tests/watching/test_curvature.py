@@ -26,9 +26,9 @@ def first_gradient(w, loss):
     loss().backward()
 
 
-def measured(optimizer, closure=None, model=None, probe=None, **known):
+def measured(optimizer, closure=None, model=None, probe=None, budget=1.0, **known):
     """Return the row of one measurement, before the step."""
-    watcher = dp.watch(optimizer, model, budget=1.0)
+    watcher = dp.watch(optimizer, model, budget=budget)
     watcher.close()
     moment = Moment(7, closure=closure, **known)
     (probe or CurvatureProbe(tolerance=1e-6)).before_step(watcher, moment)
@@ -129,6 +129,8 @@ def test_probe_measures_a_slice_of_large_batches_with_note():
     assert "statistics of these examples" in row["notes"][-1]
     with preconditioned_hessian(optimizer, lambda: sliced(0, 16)) as h:
         assert row["ratio"] == pytest.approx(eigenvalues(h, tolerance=1e-4).values[0], rel=1e-3)  # residuals 1e-4
+    halved = measured(optimizer, None, model, CurvatureProbe(), budget=0.03, sliced=sliced, size=40, examples=40)
+    assert halved["examples"] == 32
     whole = CurvatureProbe(examples=64, full_batch=True)
     row = measured(optimizer, lambda: sliced(0, 40), model, whole, sliced=sliced, size=40, examples=40)
     assert (row["examples"], row["full_batch"], row["notes"]) == (40, True, [])

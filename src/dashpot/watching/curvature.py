@@ -21,6 +21,8 @@ _MINIBATCH = (
     "Measured on {} of a minibatch. On average, the largest eigenvalue of few examples is above that of all examples, "
     "and minibatch training equilibrates with the value of all examples below the edge."
 )
+_FEW = 32
+"""Number of examples below which a batch is not divided."""
 _BATCHNORM = "Layers that normalize over the batch use the statistics of these examples."
 
 
@@ -30,7 +32,8 @@ class CurvatureProbe(Probe):
     Args:
         every: Number of steps between measurements; the budget may allow fewer.
         count: Number of eigenvalues.
-        examples: Largest number of examples, if the batch can be sliced.
+        examples: Largest number of examples, if the batch can be sliced. With a limited budget, a batch of more than 32
+            examples is also halved.
         tolerance: Relative residual at which the process stops.
         iterations: Largest number of products.
         full_batch: Whether every batch is the whole data set.
@@ -69,7 +72,7 @@ class CurvatureProbe(Probe):
         self._reason = row["reason"]
 
     def _measured(self, watcher: Watcher, moment: Moment) -> dict[str, Any]:
-        closure, examples = self._closure(moment)
+        closure, examples = self._closure(moment, limited=watcher.budget.share < 1)
         if closure is None:
             return _undefined("Curvature requires a closure: watcher.observe(closure=...) before the step.")
         scales = scales_of(watcher.optimizer)
@@ -85,13 +88,15 @@ class CurvatureProbe(Probe):
         facts = {"examples": examples, "full_batch": full, "products": operator.products, "route": operator.route}
         return {**_numbers(found, scales), **facts, "notes": notes, "reason": None}
 
-    def _closure(self, moment: Moment) -> tuple[Callable[[], Tensor] | None, int | None]:
-        """Return the closure over at most `examples` examples, and their number if known."""
+    def _closure(self, moment: Moment, *, limited: bool) -> tuple[Callable[[], Tensor] | None, int | None]:
+        """Return the closure over the measured examples, and their number if known."""
         sliced, size = moment.sliced, moment.examples
-        if sliced is not None and size is not None and (size > self.examples or moment.closure is None):
-            last = min(size, self.examples)
-            return (lambda: sliced(0, last)), last
-        return moment.closure, size
+        if sliced is None or size is None:
+            return moment.closure, size
+        last = min(size, self.examples, max(size // 2, _FEW) if limited else size)
+        if last == size and moment.closure is not None:
+            return moment.closure, size
+        return (lambda: sliced(0, last)), last
 
 
 def _numbers(found: Eigenvalues, scales: Scales) -> dict[str, Any]:
