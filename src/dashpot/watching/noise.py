@@ -35,6 +35,8 @@ _EARLY = 20
 """Number of steps between measurements at the start of a run, before there are enough for an estimate."""
 _VERIFY = 10
 """Number of measurements from halves after which the gradient of the second half is computed, not subtracted."""
+_LARGE_SCALE = 8
+"""Exponent of a factor that is more likely due to a gradient scaler than to clipping."""
 _CHANGED = "The gradients of the backward passes do not add up to the gradient of the step."
 
 
@@ -71,6 +73,7 @@ class NoiseProbe(Probe):
         self._samples: deque[tuple[int, NoiseSample, NoiseSample | None]] = deque(maxlen=_LIMIT)
         self._halves = HalvesMode()
         self._loss_scale = 1.0
+        self._scale_is_known, self._is_clipped = True, False
 
     # ---- schedule ---------------------------------------------------------------------------------------------------
 
@@ -138,7 +141,11 @@ class NoiseProbe(Probe):
         why = self._why_plain if self._why_plain and not weighted else second.reason
         known = ("scale", "low", "high", "grad_square", "trace")
         preconditioned = {**{name: getattr(second, name) for name in known}, "reason": why}
-        return {**found.to_dict(), "preconditioned": preconditioned, "reason": reason or found.reason}
+        row = {**found.to_dict(), "preconditioned": preconditioned, "reason": reason or found.reason}
+        if not self._scale_is_known:  # the ratios do not depend on the unknown factor of scaled and clipped gradients
+            unknown = {"grad_square": None, "trace": None}
+            row |= {**unknown, "sample": None, "preconditioned": {**preconditioned, **unknown}}
+        return row
 
     def _window(self, step: int) -> list[tuple[int, NoiseSample, NoiseSample | None]]:
         """Return the measurements of the last two thirds of the run, at least the last few.
@@ -189,17 +196,21 @@ class NoiseProbe(Probe):
         return self._unscaled(Pair(squares, square, pieces, float(moment.size or 0), "ranks"))
 
     def _adds_up(self, watcher: Watcher, total: Gradients) -> bool:
-        """Return whether the recorded gradients are proportional to those of the step; notes the loss scale.
+        """Return whether the recorded gradients are proportional to those of the step, and update the loss scale.
 
-        The factor is a power of 2 for a gradient scaler; otherwise it is due to clipping.
+        The factor is a power of 2 for a gradient scaler. Otherwise it is due to clipping, possibly of gradients that
+        had been scaled.
         """
         grads = {p: real_view(local(p.grad)) for p in total if p.grad is not None}
         product, own, its = (inner_product(x, y) for x, y in ((total, grads), (total, total), (grads, grads)))
         if not (own > 0 and its > 0 and math.isfinite(own * its)) or product / math.sqrt(own * its) < 1 - 1e-4:
             return False
         power = math.log2(own / its) / 2
-        if abs(power - round(power)) < 1e-4:
-            self._loss_scale = 2.0 ** round(power) * watcher.grad_scale
+        self._is_clipped = abs(power - round(power)) > 1e-4
+        if not self._is_clipped:
+            self._loss_scale, self._scale_is_known = 2.0 ** round(power) * watcher.grad_scale, True
+        elif power > _LARGE_SCALE and self._loss_scale == 1:
+            self._scale_is_known = False
         return True
 
     def _unscaled(self, pair: Pair) -> Pair:
@@ -212,7 +223,9 @@ class NoiseProbe(Probe):
         params = list(_trainable(watcher))
         whole = None
         if recorder.passes == 1 and not is_multiprocess(None) and self._adds_up(watcher, recorder.total):
-            whole = {p: g / self._loss_scale for p, g in recorder.total.items()}
+            certain = self._loss_scale == 1 or not self._is_clipped  # a scaler may have changed an earlier scale
+            whole = {p: g / self._loss_scale for p, g in recorder.total.items()} if certain else None
+        self._scale_is_known = True
         passes = ExtraPasses(params, moment.sliced)
         halves = self._halves.gradients(passes, moment.examples, whole)
         replicas = torch.distributed.get_world_size() if has_dtensor(params) else 1

@@ -35,15 +35,18 @@ class Squares:
         self.rates = rates
 
     def of(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return both squared norms of the gradient of one parameter, in at least float64 where the device has it."""
-        dtype = scalar_dtype(g.device)
-        plain = torch.linalg.vector_norm(g, dtype=dtype).square()
+        """Return both squared norms of the gradient of one parameter.
+
+        `sum` adds in pairs, so that differences of squared norms are accurate; `vector_norm` does not.
+        """
+        squares = _wide(g).square()
+        plain = squares.sum()
         rate = None if self.rates is None else self.rates.get(p)
         if rate is None:
             return torch.stack([plain, torch.zeros_like(plain)])
         if rate.numel() == 1:
-            return torch.stack([plain, plain * rate.reshape(()).to(dtype)])
-        return torch.stack([plain, torch.sum(g.float() * g * rate.view_as(g), dtype=dtype)])
+            return torch.stack([plain, plain * rate.reshape(())])
+        return torch.stack([plain, (squares * rate.view_as(g)).sum()])
 
     def of_all(self, grads: Gradients) -> Tensor:
         """Return both squared norms over all parameters, summed over shards, on the CPU."""
@@ -55,7 +58,8 @@ def reduced(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     sums: dict[Any, Tensor] = {}
     for p, part in parts:
         spec = shard_spec(p)
-        sums[spec] = sums[spec] + part.to(sums[spec].device) if spec in sums else part
+        wide = part.to(scalar_dtype(part.device))
+        sums[spec] = sums[spec] + wide.to(sums[spec].device) if spec in sums else wide
     whole = [part if spec is None else spec.all_reduce(part) for spec, part in sums.items()]
     return torch.stack([part.cpu().double() for part in whole]).sum(0) if whole else torch.zeros(2).double()
 
@@ -69,15 +73,14 @@ class PieceRecorder:
 
     Attributes:
         total: Sums of the gradients by parameter.
-        parts: Squared norms of the gradients of each backward pass, by parameter.
         sparse: Whether a gradient is sparse.
     """
 
     def __init__(self, params: Iterable[Tensor], squares: Squares) -> None:
         self.squares = squares
         self.total: Gradients = {}
-        self.parts: dict[Tensor, list[Tensor]] = {}
         self.sparse = False
+        self._parts: dict[Tensor, list[Tensor]] = {}  # squares of each pass; empty after a single pass
         self._handles = [p.register_hook(self._hook(p)) for p in params if p.requires_grad and p.is_leaf]
 
     def close(self) -> None:
@@ -89,7 +92,7 @@ class PieceRecorder:
     @property
     def passes(self) -> int:
         """Number of backward passes."""
-        return max(map(len, self.parts.values()), default=0)
+        return max((max(1, len(parts)) for parts in self._parts.values()), default=0)
 
     def _hook(self, p: Tensor) -> Any:
         hook: Any = partial(self._add, p)
@@ -102,14 +105,25 @@ class PieceRecorder:
             self.sparse = True
             return
         g = real_view(local(grad.detach()).resolve_conj())
-        self.parts.setdefault(p, []).append(self.squares.of(p, g))
-        wide = torch.promote_types(g.dtype, torch.float32)
-        # The first gradient may become `p.grad`, which autograd changes in place.
-        self.total[p] = self.total[p] + g if p in self.total else g.to(wide, copy=True)
+        if p not in self.total:
+            # A copy, since this gradient may become `p.grad`, which autograd changes in place.
+            self.total[p], self._parts[p] = _wide(g, copy=True), []
+            return
+        if not self._parts[p]:
+            self._parts[p].append(self.squares.of(p, self.total[p]))
+        self._parts[p].append(self.squares.of(p, g))
+        self.total[p] += g
 
     def sum_of_squares(self) -> Tensor:
         """Return the sum of both squared norms over all passes and parameters, on this rank."""
-        return reduced((p, torch.stack(parts).sum(0)) for p, parts in self.parts.items())
+        for p, parts in self._parts.items():
+            if not parts:
+                parts.append(self.squares.of(p, self.total[p]))
+        return reduced((p, torch.stack(parts).sum(0)) for p, parts in self._parts.items())
+
+
+def _wide(g: Tensor, *, copy: bool = False) -> Tensor:
+    return g.to(torch.promote_types(g.dtype, torch.float32), copy=copy)
 
 
 def _without_compilation() -> AbstractContextManager[Any]:
@@ -181,6 +195,4 @@ def combination(a: float, x: Gradients, b: float, y: Gradients) -> Gradients:
 def inner_product(x: Gradients, y: Gradients) -> float:
     """Return the inner product over all parameters and shards."""
     shared = [(p, x[p], y[p]) for p in x if p in y]
-    return float(
-        reduced((p, torch.stack([torch.sum(a * b, dtype=scalar_dtype(a.device))] * 2)) for p, a, b in shared)[0]
-    )
+    return float(reduced((p, torch.stack([(_wide(a) * b).sum()] * 2)) for p, a, b in shared)[0])
