@@ -4,7 +4,7 @@
 
 Each simulation draws the gradients of batches of 32 examples in two halves, 8 micro-batches or 3 unequal pieces, and
 computes the noise scale of 5, 20 or 200 measurements. The true scale is .5, 32 or 1024 examples. Gradients of single
-examples are Gaussian with 2, 21 (eigenvalues 1/i) or 1000 effective dimensions, or products of a Gaussian vector and
+examples are Gaussian with 2, 11 (40 eigenvalues 1/i) or 1000 effective dimensions, or products of a Gaussian vector and
 a random length: "t" for Student's distribution with 5 degrees of freedom (kurtosis of every element 9), "lognormal"
 for lengths with a standard deviation of .75 of their logarithm (kurtosis 28). An interval without an upper end covers
 if its lower end does; a measurement without an interval does not.
@@ -19,6 +19,7 @@ import argparse
 import csv
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,7 @@ from dashpot.watching import NoiseSample, noise_scale
 Array = NDArray[np.float64]
 
 LAYOUTS = {"halves": (16, 16), "8 micro-batches": (4,) * 8, "sizes 4, 12, 16": (4, 12, 16)}
-SPECTRA = {"2": np.ones(2), "21": 1 / np.arange(1, 201), "1000": np.ones(1000)}
+SPECTRA = {"2": np.ones(2), "11": 1 / np.arange(1, 41), "1000": np.ones(1000)}
 """Eigenvalues of the covariance by effective dimension, (sum of eigenvalues)^2/(sum of their squares)."""
 TAILS = ("Gaussian", "t", "lognormal")
 SCALES = (0.5, 32.0, 1024.0)
@@ -68,7 +69,7 @@ def grams(rng: np.random.Generator, eigenvalues: Array, shape: tuple[int, int], 
     The gradient has equal components along all eigenvectors.
     """
     dimension = len(eigenvalues)
-    if dimension <= 200:
+    if dimension <= 40:
         parts = [_direct(rng, eigenvalues, (1, shape[1]), pieces) for _ in range(shape[0])]
         along, inner = (np.concatenate(x) for x in zip(*parts, strict=True))
         return along, inner
@@ -186,7 +187,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="without 200 measurements")
     parser.add_argument("--csv", type=Path, help="file for the coverage of every condition")
     given = parser.parse_args()
-    results = {cell: coverage(cell, given.simulations, seed) for seed, cell in enumerate(cells(given.quick))}
+    results = {}
+    for seed, cell in enumerate(cells(given.quick)):
+        results[cell] = coverage(cell, given.simulations, seed)
+        print(*cell, *(f"{share:.1f}" for share in results[cell][0].values()), file=sys.stderr)
     print(f"{stamp()} {given.simulations} simulations of each of {len(results)} conditions.\n")
     print(coverage_table(results), method_table(results), sep="\n\n")
     if given.csv:
