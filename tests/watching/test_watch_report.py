@@ -101,7 +101,7 @@ def test_page_lists_the_reasons_of_absent_figures():
     page = report_of(record).page()
     assert "<svg" not in page.partition("<script>")[0].replace('<svg class="swatch"', "")
     assert "<li>The batch has one example.</li>" in page
-    assert "The curvature is unknown" in page
+    assert "There is no curvature yet" in page
 
 
 @pytest.mark.slow

@@ -138,8 +138,8 @@ def test_empty_record_has_reasons_for_all_topics():
     found = sentences.sentences_of(WatchRecord(examples.header([])))
     assert found.sentences == ()
     assert found.missing.keys() == sentences.MAKERS.keys()
-    assert "pass `closure` to `watcher.observe`" in found.missing["curvature"]
-    assert "pass `sliced` and `size`" in found.missing["noise"]
+    assert "needs `closure` in `watcher.observe`" in found.missing["curvature"]
+    assert "needs `sliced` and `size`" in found.missing["noise"]
 
 
 def test_non_finite_numbers_come_first():
@@ -239,3 +239,6 @@ def test_direction_of_the_loss_is_significant(slope, noise, finding):
 def test_cost_is_compared_with_the_budget():
     assert sentences.cost(record(cost={"step": 9, "share": 0.01})).action == "no change is necessary"
     assert "until the budget is met" in sentences.cost(record(cost={"step": 9, "share": 0.2})).action
+    unlimited = record(cost={"step": 9, "share": 2.0})
+    unlimited.header["budget"] = 1.0
+    assert sentences.cost(unlimited).text == "Watching takes 200 % of the time of the steps, without a limit"

@@ -9,7 +9,7 @@ from dashpot.watching.report_rows import finite, reason_of, value_at
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.series import WatchRecord
 
-ABSENT = "The noise scale is unknown: pass `sliced` and `size` to `watcher.observe`."
+ABSENT = "There is no noise scale yet: it needs `sliced` and `size` in `watcher.observe`, and time within the budget."
 DOMINANT = 3.0
 """Ratio of noise scale to batch size, or its inverse, from which the batch size should change."""
 FACTOR = 4

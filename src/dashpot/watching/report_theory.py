@@ -11,6 +11,7 @@ from dashpot.watching.report_rows import finite, newest, reason_of
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.series import WatchRecord
 
+ABSENT = "There is no curvature yet: it needs `closure` in `watcher.observe`, and time within the budget."
 UNSTABLE = 1.1
 """Ratio of curvature to edge above which a step is unstable; ratios around 1 belong to an equilibrium."""
 UNSTABLE_MINIBATCH = 2.0
@@ -24,7 +25,7 @@ def curvature(record: WatchRecord) -> Sentence | str:
     """Return the distance of the learning rate from the edge of stability."""
     row = newest(record, "curvature", "ratio", "edge")
     if row is None:
-        return reason_of(record, "curvature", "The curvature is unknown: pass `closure` to `watcher.observe`.")
+        return reason_of(record, "curvature", ABSENT)
     ratio, edge = row["ratio"], row["edge"]
     limit = UNSTABLE if row.get("full_batch") else UNSTABLE_MINIBATCH
     finding, start, action = _place(ratio, limit, _noise_ratio(record))

@@ -84,7 +84,8 @@ def effective_rate(record: WatchRecord) -> Sentence | str:
     found = {key: newest_by_tensor(record, "dynamics", key, "rates") for key in ("predicted", "applied", "clip")}
     last = record.rows("dynamics").last
     if not found["applied"] or not found["predicted"] or last is None:
-        return reason_of(record, "dynamics", "The effective learning rate has not been measured yet.")
+        absent = "The effective learning rate is unknown: it needs a known update rule, and time within the budget."
+        return reason_of(record, "dynamics", absent)
     applied, predicted = median(found["applied"].values()), median(found["predicted"].values())
     text = f"The effective learning rate is {number(applied)}, predicted {number(predicted)} from the settings"
     confidence = f"median of {count(len(found['applied']), 'tensor')}, step {last['step']}"
@@ -96,13 +97,15 @@ def effective_rate(record: WatchRecord) -> Sentence | str:
 
 
 def cost(record: WatchRecord) -> Sentence | str:
-    """Return the share of the time that measurements take."""
+    """Return the time of measurements relative to that of the steps."""
     last, budget = record.rows("cost").last, finite(record.header.get("budget"))
     share = finite(last.get("share")) if last is not None else None
     if last is None or share is None or budget is None:
         return "The cost has not been measured yet."
-    text = f"Watching takes {percent(share)} of the time of the run, budget {percent(budget)}"
-    action = "no change is necessary" if share <= budget else "expect fewer measurements until the budget is met"
+    limit = "without a limit" if budget >= 1 else f"budget {percent(budget)}"
+    text = f"Watching takes {percent(share)} of the time of the steps, {limit}"
+    enough = share <= budget or budget >= 1
+    action = "no change is necessary" if enough else "expect fewer measurements until the budget is met"
     return Sentence("cost", "cost", text, share, f"measured until step {last['step']}", action)
 
 

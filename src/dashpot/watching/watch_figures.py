@@ -11,6 +11,7 @@ from dashpot.analysis.wording import number
 from dashpot.figures import color, label_lines, new_figure, tag
 from dashpot.figures.literal import literal
 from dashpot.utils.smoothing import smooth
+from dashpot.watching import report_theory
 from dashpot.watching.report_noise import ABSENT, noise_rows
 from dashpot.watching.report_rows import (
     Curve,
@@ -318,7 +319,7 @@ STABILITY = Panel(
     "stability",
     "distance from the edge of stability",
     _stability,
-    _without("curvature", "ratio", absent="The curvature is unknown: pass `closure` to `watcher.observe`."),
+    _without("curvature", "ratio", absent=report_theory.ABSENT),
     "Largest eigenvalue of rate times preconditioned curvature, divided by its largest stable value.",
 )
 RATES = Panel(
