@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from datetime import timedelta
 from typing import Any
@@ -156,12 +155,14 @@ def one_watching_rank_does_not_wait_for_others(kind: str) -> None:
     try:
         model = sharded() if kind == "fsdp" else DistributedDataParallel(network())
         if dist.get_rank() == 0:
-            watcher, optimizer = watched(model, CHEAP)
+            watcher, optimizer = watched(model, None)
             train(model, watcher, optimizer)
             reason = "Not all of the 2 ranks watch the run; call watch on all of them."
             assert watcher.status()["notes"][0] == reason
-            row = copy.copy(watcher.record.rows("norms").last)
+            row = watcher.record.rows("norms").last
             assert row is not None
+            for communicating in ("noise", "curvature", "temperature"):
+                assert [row["reason"] for row in watcher.record.rows(communicating)] == [reason]
             if kind == "fsdp":
                 assert row["reason"] == f"The parameters are sharded. {reason}"
             else:

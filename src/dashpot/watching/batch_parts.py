@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dashpot.curvature.sharded import reshard_after_forward
 from dashpot.curvature.state_guards import RngSnapshot, preserve_buffers
 from dashpot.engine.dtensor import has_dtensor
 
@@ -42,7 +43,8 @@ def _loss_of(watcher: Watcher, moment: Moment, last: int) -> float:
     assert moment.sliced is not None
     random = RngSnapshot(list(watcher.names))
     try:
-        with torch.no_grad(), preserve_buffers(), torch.compiler.set_stance("force_eager"):
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), preserve_buffers(), reshard_after_forward(), eager:
             return float(moment.sliced(0, last))
     finally:
         random.restore()

@@ -40,6 +40,7 @@ class CurvatureProbe(Probe):
     """
 
     kind: ClassVar[str] = "curvature"
+    communicates: ClassVar[bool] = True
     prior = 20.0  # 5 to 8 products of less than three steps each
 
     def __init__(

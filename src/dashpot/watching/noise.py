@@ -62,6 +62,7 @@ class NoiseProbe(Probe):
     """
 
     kind: ClassVar[str] = "noise"
+    communicates: ClassVar[bool] = True
     prior: float = 1.0
 
     def __init__(self, every: int = 100) -> None:

@@ -67,12 +67,15 @@ class Probe:
         always: Whether the probe runs regardless of the credit (cheap probes only). If all such probes together exceed
             half of the budget, they run at fewer steps.
         prior: Cost in step times, assumed before the first measurement.
+        communicates: Whether the measurement may communicate, for example in the closure of a DDP model. It is omitted if
+            not all ranks watch.
         needs_gradients: Whether to omit steps with a closure, whose gradients do not exist before the step.
     """
 
     kind: ClassVar[str] = ""
     always: ClassVar[bool] = False
     prior: float = 0.1
+    communicates: ClassVar[bool] = False
     needs_gradients: ClassVar[bool] = True
     every: int = 1
 

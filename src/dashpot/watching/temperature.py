@@ -52,6 +52,7 @@ class TemperatureProbe(Probe):
     """Fluctuation of the loss around its trend, and the noise of the loss of parts of a batch."""
 
     kind: ClassVar[str] = "temperature"
+    communicates: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = False
     prior = 0.3
 

@@ -214,7 +214,7 @@ class Watcher:
             self.ranks.join()
             self._describe_step(optimizer, args, kwargs)
             self._due = [] if self._moment.skipped is True else self._plan.due(self.probes, self.step, self._device())
-            if not self._moment.has_gradients:
+            if self.ranks.reason is not None or not self._moment.has_gradients:
                 self._omit()
             self._run("before_step", self._moment)
 
@@ -251,11 +251,14 @@ class Watcher:
             self.record.header["batch"] = max(moment.size, self.record.header["batch"] or 0)
 
     def _omit(self) -> None:
-        """Replace the probes that need gradients before the step by rows with a reason, once for each kind."""
-        for probe in [probe for probe in self._due if probe.needs_gradients]:
-            self._due.remove(probe)
-            if not len(self.record.rows(probe.kind)):
-                self.record.add(probe.kind, {"step": self.step, "reason": _CLOSURE})
+        """Replace probes that cannot measure at this step by rows with a reason, once for each kind."""
+        for probe in list(self._due):
+            reason = self.ranks.reason if probe.communicates else None
+            reason = _CLOSURE if probe.needs_gradients and not self._moment.has_gradients else reason
+            if reason is not None:
+                self._due.remove(probe)
+                if not len(self.record.rows(probe.kind)):
+                    self.record.add(probe.kind, {"step": self.step, "reason": reason})
 
     def _run(self, name: str, moment: Moment) -> None:
         for probe in list(self._due):
