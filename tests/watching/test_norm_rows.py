@@ -11,6 +11,7 @@ from torch import nn
 
 import dashpot as dp
 from dashpot.watching import watch
+from dashpot.watching.probe import Probe
 
 ROOT_EPS = 5e-4
 """Error of the angle by the ratio of update to weight: the orthogonal part is a root of a difference of squares."""
@@ -188,13 +189,17 @@ def test_step_with_closure_measures_the_last_evaluation():
         loss.backward()
         return loss
 
+    class Other(Probe):
+        kind = "other"
+
     with watch(optimizer, budget=1.0) as watcher:
+        watcher.probes.append(Other())
         optimizer.step(closure)
         row = watcher.record.rows("norms").last
         assert row["reason"] == "The step was given a closure: the gradient is that of its last evaluation."
         assert row["update"] == pytest.approx(5 - w.norm().item(), rel=1e-4)  # a difference of float32 numbers
         assert watcher.record.rows("pulse").last["grad"] == w.grad.norm()
-        assert "inside which its gradients exist" in watcher.record.rows("dynamics").last["reason"]
+        assert "inside which its gradients exist" in watcher.record.rows("other").last["reason"]
 
 
 def test_steps_without_observation_have_no_loss():

@@ -78,14 +78,14 @@ def assert_unchanged(make):
 
 
 @pytest.mark.parametrize("subject", registry.marked(registry.SUBJECTS, FAST), ids=str)
-def test_every_method_trains_alike(subject):
+def test_every_method_trains_equally(subject):
     assert_unchanged(subject.make)
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in ("SGD", "AdamW") else pytest.mark.slow) for name in TORCH]
 )
-def test_every_optimizer_of_torch_trains_alike(name):
+def test_every_optimizer_of_torch_trains_equally(name):
     assert_unchanged(lambda params: getattr(torch.optim, name)(params, lr=0.01, **TORCH[name]))
 
 

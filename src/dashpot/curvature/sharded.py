@@ -35,22 +35,6 @@ def reshard_before_forward() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def reshard_after_forward() -> Iterator[None]:
-    """Reshard FSDP2 modules after forward passes without backward passes, so that the next step gathers new weights."""
-    seen: dict[nn.Module, None] = {}
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
-
-    def before(module: nn.Module, _: Any) -> None:
-        if isinstance(module, kind):
-            seen[module] = None
-
-    with module_pre_hook(before):
-        yield
-    for module in seen:
-        cast(Any, module).reshard()
-
-
 def local_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | None]:
     """Return copies of the local shards of the gradients, with pending reductions applied."""
     having = [p for p in params if p.grad is not None]

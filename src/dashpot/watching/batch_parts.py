@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dashpot.curvature.sharded import reshard_after_forward
 from dashpot.curvature.state_guards import RngSnapshot, preserve_buffers
 from dashpot.engine.dtensor import has_dtensor
 
@@ -43,8 +42,7 @@ def _loss_of(watcher: Watcher, moment: Moment, last: int) -> float:
     assert moment.sliced is not None
     random = RngSnapshot(list(watcher.names))
     try:
-        eager = torch.compiler.set_stance("force_eager")
-        with torch.no_grad(), preserve_buffers(), reshard_after_forward(), eager:
+        with torch.no_grad(), preserve_buffers(), torch.compiler.set_stance("force_eager"):
             return float(moment.sliced(0, last))
     finally:
         random.restore()

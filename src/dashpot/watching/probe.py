@@ -67,8 +67,8 @@ class Probe:
         always: Whether the probe runs regardless of the credit (cheap probes only). If all such probes together exceed
             half of the budget, they run at fewer steps.
         prior: Cost in step times, assumed before the first measurement.
-        communicates: Whether the measurement may communicate, for example in the closure of a DDP model. It is omitted if
-            not all ranks watch.
+        communicates: Whether the measurement may communicate, for example in the closure of a DDP model; omitted if not
+            all ranks watch.
         needs_gradients: Whether to omit steps with a closure, whose gradients do not exist before the step.
     """
 
