@@ -17,6 +17,7 @@ METHODS = {
     "torch-sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "torch-nesterov": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1),
     "torch-adamw": lambda p: torch.optim.AdamW(p, lr=0.001, weight_decay=0.1),
+    "clipped": lambda p: dp.SGD(p, lr=0.01, momentum=0.9, max_norm=3.0),  # of a norm of about 8
     "scheduled": lambda p: dp.SGD(p, lr=0.01, momentum=0.5, schedule=dp.schedules.Cosine(400)),
 }
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from dashpot.analysis.step_recursion import Carry, Row, recursion
-from dashpot.watching.dynamics_replay import Replayed, Snapshot, replayed, snapshots
+from dashpot.watching.dynamics_replay import Replayed, Snapshot, omission, replayed, snapshots
 from dashpot.watching.dynamics_statistics import real_count, relative, statistics_row
 from dashpot.watching.dynamics_unknown import Unknown, unknown_steps
 from dashpot.watching.effective_rate import applied_rate, sign_agreement
@@ -104,7 +104,7 @@ class DynamicsProbe(Probe):
         for item in self._unknown:
             found = item.rows(watcher)
             tensors, rates = tensors | found[0], rates | found[1]
-        reason = None if tensors else NO_PAIR
+        reason = None if tensors else omission(watcher) or NO_PAIR
         key, meaning = ("ratio", RATIO) if self._unknown else ("applied", APPLIED)
         effective = {name: rate[key] for name, rate in rates.items()}
         row = {"step": moment.step, "tensors": tensors, "effective_lr": effective, "rates": rates}

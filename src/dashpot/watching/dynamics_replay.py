@@ -107,6 +107,20 @@ def snapshots(watcher: Watcher) -> list[Snapshot]:
     return found
 
 
+def omission(watcher: Watcher) -> str | None:
+    """Return the reason why all parameters were omitted, that of the first one, or None."""
+    view = watcher.rates().view
+    if view is None:
+        return None
+    for index, group in enumerate(view.param_groups):
+        recipe = view._plan_group(index, view.steps_done()).recipe
+        for p in group["params"]:
+            reason = measurable(p) or unreplayable(p, recipe)
+            if reason is not None:
+                return reason
+    return None
+
+
 def replayed(watcher: Watcher, item: Snapshot) -> Replayed | None:
     """Return the step of a bucket after it was taken; None if it was not, or if gradients are missing or sparse."""
     bucket, optimizer = item.bucket, watcher.optimizer

@@ -56,6 +56,8 @@ class SpectrumProbe(Probe):
         self._views: list[Tensor] = []  # of the sampled weights
         self._addresses: list[int] = []
         self._lrs: list[float] = []
+        self._clips: list[Any] = []  # factors of `max_norm` in the previous steps
+        self._scale = 1.0  # of a gradient scaler, in the previous step
         self._count = self._last = 0
 
     @property
@@ -85,6 +87,8 @@ class SpectrumProbe(Probe):
         if watcher.grad_scale != 1:
             row[0] /= watcher.grad_scale
         self._lrs.append(lr_of(watcher, sample.group))
+        self._clips.append(clip_of(watcher.optimizer, self._scale))
+        self._scale = watcher.grad_scale
         self._count += 1
         is_first = not len(watcher.record.rows(self.kind))
         if self._count == self.steps + 1 or (self._count == _EARLY + 1 and is_first):
@@ -112,16 +116,17 @@ class SpectrumProbe(Probe):
             return
         count = sum(len(range(cut.start, cut.stop, cut.step)) for cut in sample.cuts)
         device = sample.params[0].device
-        self._sample, self._count, self._lrs = sample, 0, []
+        self._sample, self._count, self._lrs, self._clips = sample, 0, [], []
         self._ring = torch.empty(self.steps + 1, 2, count, dtype=torch.float32, device=device)
 
     def _end(self) -> None:
-        self._sample, self._ring, self._count, self._lrs = None, None, 0, []
-        self._views, self._addresses = [], []
+        self._sample, self._ring, self._count = None, None, 0
+        self._lrs, self._clips, self._views, self._addresses = [], [], [], []
 
     def _add(self, watcher: Watcher, moment: Moment, sample: _Sample, ring: Tensor) -> None:
         values = ring[: self._count].cpu().double().numpy()
-        found, heat = _results(watcher, sample.group, values[:, 0], values[:, 1], np.array(self._lrs))
+        clips = np.array([*map(float, self._clips[1:]), 1.0])
+        found, heat = _results(watcher, sample.group, values[:, 0] * clips[:, None], values[:, 1], np.array(self._lrs))
         row = {"step": moment.step, "group": sample.group, **found.to_dict()}
         watcher.record.add(self.kind, {**row, "virial": None if heat is None else asdict(heat)})
 
@@ -151,6 +156,12 @@ def lr_of(watcher: Watcher, group: int) -> float:
     """Return the learning rate of a group in the present step, including its schedule."""
     current = getattr(watcher.optimizer, "current_lr", None)
     return float(current(group) if current is not None else read(watcher.optimizer.param_groups[group].get("lr", 1.0)))
+
+
+def clip_of(optimizer: Any, grad_scale: float) -> Any:
+    """Return the factor of `max_norm` in the last step of an optimizer of dashpot, a number or a 0-d tensor; else 1."""
+    options, decision = getattr(optimizer, "options", None), getattr(optimizer, "_decision", None)
+    return 1.0 if decision is None or getattr(options, "max_norm", None) is None else decision.scale * grad_scale
 
 
 def _sample(watcher: Watcher) -> _Sample | None:
