@@ -97,8 +97,6 @@ DYNAMO_SUBJECTS = frozenset(
     [
         "sgd-nesterov",
         "adamw-amsgrad",
-        "qhadam-both",
-        "centered-adam-direction",
         "autosgm-3-debiased",
         "sgm-all-stages",
         "own-stage",

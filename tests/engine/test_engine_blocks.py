@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from contracts.trajectories import distance, parameters, run, values
-from registry import each
+from registry import each_second
 
 import dashpot as dp
 from dashpot.engine import backend, blockwise
@@ -52,7 +52,7 @@ def results(make, steps=3, dtype=torch.float64, missing=lambda step, index: Fals
     return [*values(params), *state]
 
 
-@each()
+@each_second()
 def test_blocks_match_single_steps_for_every_method(subject, disable_blocks):
     blocked = results(lambda params: subject.make(params, engine="eager"))
     disable_blocks()

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run
-from registry import each
+from registry import each, each_second
 
 import dashpot as dp
 from dashpot.optimizers.group_keys import CARRIED, edit_distance, nearest
@@ -84,7 +84,7 @@ def arguments_of(optimizer):
     return {name for name in arguments if name != "options"} | {*OPTION_NAMES}
 
 
-@each()
+@each_second()
 def test_group_accepts_or_rejects_every_argument(subject):
     optimizer = subject.make(parameters())
     words = arguments_of(optimizer)
