@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="MLP with plain gradient descent only")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--networks", default=";".join(NETWORKS), help="names separated by semicolons")
+    parser.add_argument("--networks", default=";".join(RATES), help="names separated by semicolons")
     parser.add_argument("--rates", type=float, nargs="*", help="try these learning rates instead of RATES")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
@@ -146,7 +146,8 @@ def main() -> None:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     reached = "never" if row["reached"] is None else str(row["reached"])
-    numbers = ["" if row[key] is None else f"{row[key]:.3g}" for key in ("ratio", "spread", "loss")]
+    forms = {"ratio": ".3f", "spread": ".3f", "loss": ".2g"}
+    numbers = ["" if row[key] is None else format(row[key], form) for key, form in forms.items()]
     return [
         row["network"],
         row["method"],
