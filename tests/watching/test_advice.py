@@ -28,28 +28,32 @@ def weight():
 
 class TestSettings:
     def test_sgd_rate_follows_optimum_of_noise_scale(self):
-        advice = advise(record({}), dp.SGD([weight()], lr=0.1, momentum=0.9), 256)
+        advice = advise(record({}), dp.SGD([weight()], lr=0.1), 256)
         # lr_max/(1 + 192/256) over lr_max/(1 + 192/64)
         assert advice.settings == {"lr": pytest.approx(0.1 * 4 / 1.75)}
         assert advice.progress == pytest.approx(4 / 1.75)
         assert advice.examples == pytest.approx(4 / (4 / 1.75))
         assert advice.steps == pytest.approx(1.75 / 4)
 
-    def test_adamw_rate_follows_root_of_progress_and_second_moment_its_examples(self):
+    def test_momentum_covers_the_same_progress(self):
+        advice = advise(record({}), dp.SGD([weight()], lr=0.1, momentum=0.9), 256)
+        assert advice.settings["momentum"] == pytest.approx(1 - 0.1 * 4 / 1.75)
+        # lr/(1 - momentum) is proportional to the progress
+        assert advice.settings["lr"] == pytest.approx(0.1 * (4 / 1.75) ** 2)
+
+    def test_momentum_of_steps_is_held(self):
+        advice = advise(record({}), dp.SGD([weight()], lr=0.1, momentum=0.9), 256, momentum="steps")
+        assert advice.settings == {"lr": pytest.approx(0.1 * 4 / 1.75)}
+
+    def test_adamw_rate_follows_root_of_progress_and_averages_cover_it(self):
         advice = advise(record({}), dp.AdamW([weight()], lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1), 256)
         advance = 4 / 1.75
         assert advice.settings == {
             "lr": pytest.approx(1e-3 * math.sqrt(advance)),
-            "betas": (0.9, pytest.approx(1 - 0.01 * advance)),
+            "betas": (pytest.approx(1 - 0.1 * advance), pytest.approx(1 - 0.01 * advance)),
             "eps": pytest.approx(1e-8 / math.sqrt(advance)),
             "weight_decay": pytest.approx(0.1 * math.sqrt(advance)),
         }
-
-    def test_momentum_of_examples_shortens_average_by_progress(self):
-        advice = advise(record({}), dp.SGD([weight()], lr=0.1, momentum=0.9), 256, momentum="examples")
-        assert advice.settings["momentum"] == pytest.approx(1 - 0.1 * 4 / 1.75)
-        # the same lr/(1 - momentum) in units of the progress
-        assert advice.settings["lr"] == pytest.approx(0.1 * (4 / 1.75) ** 2)
 
     @pytest.mark.parametrize("scale", [1e-3, 1e9])
     def test_limits_are_unchanged_settings_and_plain_rule(self, scale):
@@ -101,7 +105,7 @@ class TestApply:
         assert tuple(optimizer.param_groups[0]["betas"]) == advice.settings["betas"]
 
     def test_scheduler_of_torch_gives_settings_of_initial_rate_but_apply_raises(self):
-        optimizer = torch.optim.SGD([weight()], lr=0.1, momentum=0.9)
+        optimizer = torch.optim.SGD([weight()], lr=0.1)
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
         optimizer.step()
         scheduler.step()

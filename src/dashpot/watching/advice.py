@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BATCH = Interval(1, math.inf, "left", integer=True)
-_MOMENTUM = OneOf(("steps", "examples"))
+_MOMENTUM = OneOf(("progress", "steps"))
+_HORIZON = {"progress": "examples", "steps": "steps"}  # names of `scale_batch`
 FARTHEST = 64
 """Largest ratio of batch sizes, up or down."""
 UNCERTAIN = 4.0
@@ -45,7 +46,8 @@ class Advice(Analysis):
         progress = (1 + B_noise/old)/(1 + B_noise/new),   steps = 1/progress,   examples = new/old/progress
 
     are the progress of a step, and the steps and examples for the same progress. The settings are those of
-    `analysis.scale_batch` with `noise_scale`: lr D/d is proportional to the progress.
+    `analysis.scale_batch` with `noise_scale`: lr D/d is proportional to the progress; averages and the warm-up cover
+    the same progress.
 
     Attributes:
         batch: The new number of examples of a step.
@@ -64,9 +66,9 @@ class Advice(Analysis):
         ...     watcher.record.add("noise", row)  # measured during a run
         >>> advice = watcher.advise(batch=256)
         >>> print(advice.summary())
-        For a batch of 256 in place of 64: lr 0.1 -> 0.3644. The same progress takes 1.1 (1.08 to 1.12) times ...
-        >>> advice.settings["lr"].__round__(4)
-        0.3644
+        For a batch of 256 in place of 64: lr 0.1 -> 1.328, momentum 0.9 -> 0.6356. The same progress takes 1.1 ...
+        >>> {name: round(value, 4) for name, value in advice.settings.items()}
+        {'lr': 1.3277, 'momentum': 0.6356}
     """
 
     batch: int
@@ -198,7 +200,7 @@ def _listed(values: tuple[float, float] | None) -> list[float] | None:
 
 
 def advise(
-    record: WatchRecord, recipe_or_optimizer: Any, batch: int, *, old: int | None = None, momentum: str = "steps"
+    record: WatchRecord, recipe_or_optimizer: Any, batch: int, *, old: int | None = None, momentum: str = "progress"
 ) -> Advice:
     """Return settings for a different batch size, from the noise scale of a record.
 
@@ -208,7 +210,8 @@ def advise(
             header of the record.
         batch: The new number of examples of a step.
         old: The present number of examples of a step. Default: that of the measured steps.
-        momentum: "steps": the momentum is held; "examples": its average covers the same progress.
+        momentum: "progress": the average of the momentum covers the same progress; "steps": the momentum is held, which
+            is stable for larger rates.
 
     Returns:
         The advice. If there is none, `reason` states why.
@@ -241,7 +244,7 @@ def _advice(given: Any, original: Any, facts: Advice, momentum: str) -> Advice:
     assert facts.old is not None
     assert facts.noise is not None
     try:
-        scaling = scale_batch(given, facts.old, facts.batch, momentum=momentum, noise_scale=facts.noise.scale)
+        scaling = scale_batch(given, facts.old, facts.batch, momentum=_HORIZON[momentum], noise_scale=facts.noise.scale)
     except ArgumentError as error:
         return dataclasses.replace(facts, reason=str(error).removeprefix("scale_batch: "))
     scaling = _with_warmup(facts, dict(given.schedule), scaling)

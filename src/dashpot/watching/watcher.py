@@ -190,13 +190,14 @@ class Watcher:
         """
         return report_of(self.record)
 
-    def advise(self, batch: int, *, old: int | None = None, momentum: str = "steps") -> Advice:
+    def advise(self, batch: int, *, old: int | None = None, momentum: str = "progress") -> Advice:
         """Return settings for a different batch size, from the measured noise scale.
 
         Args:
             batch: The new number of examples of a step; an integer >= 1.
             old: The present number of examples of a step. Default: that of the measured steps.
-            momentum: "steps": the momentum is held; "examples": its average covers the same progress.
+            momentum: "progress": the average of the momentum covers the same progress; "steps": the momentum is held,
+                which is stable for larger rates.
 
         Raises:
             ArgumentError: If an argument is out of range, or `batch` is the present size.
