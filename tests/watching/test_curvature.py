@@ -58,7 +58,7 @@ def test_ratio_equals_rate_times_curvature_over_edge(name):
     assert (row["step"], row["reason"], row["full_batch"], row["route"]) == (7, None, False, "graph")
 
 
-@pytest.mark.parametrize("lr_over_edge", [0.97, 1.03])
+@pytest.mark.parametrize("lr_over_edge", [0.95, 1.05])
 @pytest.mark.parametrize("name", ["plain", "heavy-ball", "nesterov", "rmsprop"])
 def test_ratio_1_separates_stable_from_unstable(name, lr_over_edge):
     w, loss = quadratic()
@@ -72,7 +72,7 @@ def test_ratio_1_separates_stable_from_unstable(name, lr_over_edge):
     first_gradient(w, loss)
     at_1 = scale / measured(kinds[name](scale), loss)["ratio"]
     optimizer = kinds[name](at_1 * lr_over_edge)
-    for _ in range(300):
+    for _ in range(100):
         first_gradient(w, loss)
         optimizer.step()
     assert (float(loss().detach()) < 4e-3) == (lr_over_edge < 1)
