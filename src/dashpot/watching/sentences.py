@@ -75,7 +75,9 @@ def agreement(record: WatchRecord) -> Sentence | str:
         return reason_of(record, "dynamics", "Momentum and gradient were not compared.")
     middle = median(shares.values())
     text = f"Momentum and gradient have the same sign in {percent(middle)} of the elements"
-    confidence = f"median of {count(len(shares), 'tensor')}, step {last['step']}; 50 % means pure noise"
+    confidence = (
+        f"median of {count(len(shares), 'tensor')}, step {last['step']}; 50 % for pure noise, less if steps overshoot"
+    )
     return Sentence("agreement", "agreement", text, middle, confidence, "no change is necessary")
 
 

@@ -174,13 +174,15 @@ def _noise(record: WatchRecord, ax: Axes) -> None:
 
 
 def _fluctuation(record: WatchRecord, ax: Axes) -> None:
-    for index, name in enumerate(("measured", "predicted")):
+    top = 0.0
+    for index, (name, style) in enumerate({"measured": "-", "predicted": "--"}.items()):
         steps, values = curve(record, "temperature", name)
-        style = "-" if index == 0 else "--"
-        tag(ax.plot(steps, values, style, color=color(index), label=name, **_marker(steps))[0], name)
+        if steps:
+            tag(ax.plot(steps, values, style, color=color(index), label=name, **_marker(steps))[0], name)
+            top = max(top, *values)
     ax.set_xlabel("step")
     ax.set_ylabel("deviation of the loss")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.2 * top or 1)
     label_lines(ax)
 
 
