@@ -145,7 +145,9 @@ class Budget:
             return True
         cost = self._cost(kind, prior)
         others = sum(min(saved, self.expected.get(k, math.inf)) for k, saved in self._saved.items() if k != kind)
-        return self.credit - self._reserved - others >= cost
+        # Saved income is not reduced by probes that always run, and must not block all others.
+        free = self.credit - self._reserved
+        return free - min(others, 0.5 * free) >= cost
 
     def reserve(self, kind: str, prior: float = 0.0) -> None:
         """Reserve the expected cost until the end of the hook."""
