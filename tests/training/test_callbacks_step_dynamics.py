@@ -92,8 +92,8 @@ def test_invalid_fit_raises():
         _ = StepDynamics().dynamics
     with pytest.raises(ArgumentError, match="Unknown parameter 'weight'"):
         learner().fit(1, callbacks=[StepDynamics("weight")])
-    with pytest.raises(ArgumentError, match="optimizer must be a dashpot optimizer"):
-        learner(torch.optim.SGD).fit(1, callbacks=[StepDynamics()])
+    with pytest.raises(ArgumentError, match=r"must be of dashpot, or of torch\.optim with a counterpart"):
+        learner(torch.optim.Adadelta).fit(1, callbacks=[StepDynamics()])
     with pytest.raises(ArgumentError, match="Sophia has no first-order recursion"):
         learner(dp.Sophia).fit(1, callbacks=[StepDynamics()])
     with pytest.raises(ArgumentError, match=r"every must be an integer in \[1, inf\)"):

@@ -15,6 +15,7 @@ from typing_extensions import Self
 from dashpot.analysis.step_forms import StepForm, has_constant_pole, step_form
 from dashpot.analysis.step_recursion import Carry, Row, recursion
 from dashpot.analysis.step_replay import StepInputs, replay
+from dashpot.analysis.torch_counterpart import adopted
 from dashpot.constraints import Interval, Optional, check, shown, unknown
 from dashpot.engine.dtensor import is_dtensor
 from dashpot.engine.eager import new_slots, real_view
@@ -80,7 +81,9 @@ class StepRecording:
         every: Number of steps between rows.
     """
 
-    def __init__(self, optimizer: Optimizer, chosen: Mapping[str, Tensor], every: int, elements: int | None) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, chosen: Mapping[str, Tensor], every: int, elements: int | None
+    ) -> None:
         self.owner, self.every = type(optimizer).__name__, every
         self.rows: dict[str, list[StepRow]] = {name: [] for name in chosen}
         self.shapes = {name: tuple(p.shape) for name, p in chosen.items()}
@@ -91,6 +94,8 @@ class StepRecording:
         self._before: dict[str, _Before] = {}
         self._plans: dict[int, Any] = {}
         self._calls = 0
+        self._first: dict[str, int] = {}  # steps before the recording
+        self._view: Any = None
         self._handles = [
             optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step(opt)),
             optimizer.register_step_post_hook(lambda opt, args, kwargs: self._after_step(opt)),
@@ -108,6 +113,10 @@ class StepRecording:
             handle.remove()
         self._handles, self._carry, self._before = [], {}, {}
 
+    def _scale(self, optimizer: Any) -> float:
+        """Return the factor on gradients in the step; fused steps of torch divide them by a loss scale in place."""
+        return float(optimizer._decision.scale) if optimizer is self._view else 1.0
+
     def _is_needed(self) -> bool:
         """Return True if this step has a row, or the next one needs its values."""
         return self._calls % self.every in (0, self.every - 1)
@@ -117,6 +126,7 @@ class StepRecording:
         self._before, self._plans = {}, {}
         if not self._is_needed():
             return
+        self._view = optimizer = adopted(optimizer)
         done = optimizer.steps_done()
         for index, group in enumerate(optimizer.param_groups):
             members = {id(p) for p in group["params"]}
@@ -126,7 +136,9 @@ class StepRecording:
             for name in chosen:
                 p = self._params[name]
                 state = optimizer.state.get(p, {})
-                self._before[name] = _Before(_weight(p, state), _copies(state), int(step_count(state)), index)
+                first = self._first.setdefault(name, step_count(state))
+                steps = step_count(state) if "step" in state else first + self._calls  # torch.optim.SGD has no count
+                self._before[name] = _Before(_weight(p, state), _copies(state), steps, index)
 
     @torch.no_grad()
     def _after_step(self, optimizer: Any) -> None:
@@ -135,7 +147,7 @@ class StepRecording:
         for name, before in self._before.items():
             p = self._params[name]
             state = optimizer.state.get(p, {})
-            if p.grad is None or int(step_count(state)) != before.steps + 1:  # no gradient, or a skipped step
+            if p.grad is None or not _took_step(state, before.steps):
                 continue
             took_step = True
             inputs = self._inputs(optimizer, p, p.grad, before, state)
@@ -153,8 +165,8 @@ class StepRecording:
         shapes = {slot.key: slot.shape for slot in recipe.slots}
         slots = {key: (_wide if shapes[key] == "per_tensor" else _as_reals)(value) for key, value in slots.items()}
         clock = Clock(before.steps + 1, recipe.lr, plan.factor, plan.window)
-        scale = float(optimizer._decision.scale) * (-1.0 if plan.maximize else 1.0)
-        scalars = StepScalars(clock, recipe.scalars(clock), scale, optimizer.options.clip_value)
+        scale = self._scale(optimizer) * (-1.0 if plan.maximize else 1.0)
+        scalars = StepScalars(clock, recipe.scalars(clock), scale, self._view.options.clip_value)
         return StepInputs(recipe, scalars, before.w, _as_reals(grad), slots)
 
     def _add(self, name: str, t: int, inputs: StepInputs, after: Tensor, is_row: bool) -> None:
@@ -171,7 +183,7 @@ class StepRecording:
 
 
 def record_steps(
-    optimizer: Optimizer,
+    optimizer: torch.optim.Optimizer,
     names: Iterable[str] | Mapping[str, Tensor] | None = None,
     *,
     every: int = 1,
@@ -184,7 +196,7 @@ def record_steps(
     a parameter, the first recorded step only provides initial values.
 
     Args:
-        optimizer: A dashpot optimizer, in any training loop.
+        optimizer: An optimizer of dashpot, or one of torch that has a counterpart, in any training loop.
         names: Names of the parameters to record, or their indices as strings if the optimizer was created without
             names; or a mapping from names to parameters, such as `dict(model.named_parameters())`. Default: all.
         every: Number of steps between recorded steps, an integer >= 1.
@@ -195,7 +207,7 @@ def record_steps(
         A context manager, whose exit removes the hooks; `close()` does the same.
 
     Raises:
-        ArgumentError: If `optimizer` is not a dashpot optimizer, its method has no first-order recursion, its
+        ArgumentError: If the update rule of `optimizer` is unknown, its method has no first-order recursion, its
             parameters are sharded, `capturable` or `differentiable` is set, or an argument is out of range.
 
     Example:
@@ -209,9 +221,10 @@ def record_steps(
         [1, 2, 3]
     """
     owner = "record_steps"
-    if not isinstance(optimizer, Optimizer):
+    view = adopted(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else None
+    if view is None:
         raise ArgumentError(
-            f"{owner}: optimizer must be a dashpot optimizer, got {shown(optimizer)}; dashpot has torch's methods."
+            f"{owner}: optimizer must be of dashpot, or of torch.optim with a counterpart, got {shown(optimizer)}."
         )
     check(owner, "every", every, _COUNT)
     check(owner, "elements", elements, Optional(_COUNT))
@@ -219,13 +232,14 @@ def record_steps(
         for flag in ("capturable", "differentiable"):
             if group.get(flag, False):
                 raise ArgumentError(f"{owner}: optimizer must have {flag}=False, got {flag}=True.")
-        reason = step_form(optimizer._recipe_of(group)).reason
+    for group in view.param_groups:
+        reason = step_form(view._recipe_of(group)).reason
         if reason:
             raise ArgumentError(f"{owner}: {type(optimizer).__name__} has no first-order recursion: {reason}.")
     return StepRecording(optimizer, _chosen(optimizer, names), every, elements)
 
 
-def _chosen(optimizer: Optimizer, names: Iterable[str] | Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def _chosen(optimizer: torch.optim.Optimizer, names: Iterable[str] | Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Return the chosen parameters by name, in the order of the optimizer."""
     if isinstance(names, Mapping):
         params = _given(optimizer, names)
@@ -243,7 +257,7 @@ def _chosen(optimizer: Optimizer, names: Iterable[str] | Mapping[str, Tensor] | 
     return params
 
 
-def _given(optimizer: Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _given(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
     members = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, p in names.items():
         if id(p) not in members:
@@ -251,7 +265,7 @@ def _given(optimizer: Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tenso
     return dict(names)
 
 
-def _named(optimizer: Optimizer) -> dict[str, Tensor]:
+def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     params: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         start = len(params)
@@ -314,8 +328,10 @@ def _largest(x: Tensor) -> float:
     return float(x.abs().max()) if x.numel() else 0.0
 
 
-def _precision(optimizer: Optimizer, p: Tensor) -> float:
+def _precision(optimizer: torch.optim.Optimizer, p: Tensor) -> float:
     """Return the coarsest precision in which the optimizer computes the change of a parameter, or stores its state."""
+    if not isinstance(optimizer, Optimizer):
+        return torch.finfo(p.dtype).eps
     stored = optimizer.options.storage(p.dtype).state_dtype
     return max(torch.finfo(dtype).eps for dtype in (compute_dtype(p.dtype), stored) if dtype is not None)
 
@@ -331,6 +347,11 @@ def _weight(p: Tensor, state: Mapping[str, Any]) -> Tensor:
     """Return a weight in float64, including its stored rounding error."""
     w = _as_reals(p)
     return w + _as_reals(state[COMPENSATION]) if COMPENSATION in state else w
+
+
+def _took_step(state: Mapping[str, Any], before: int) -> bool:
+    """Return whether the step count has increased. A state without a count is that of a method that skips no steps."""
+    return "step" not in state or int(step_count(state)) == before + 1
 
 
 def _copies(state: Mapping[str, Any]) -> dict[str, Tensor]:
