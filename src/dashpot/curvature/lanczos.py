@@ -82,5 +82,7 @@ class LanczosProcess:
 
     def vector(self, component: Tensor) -> Tensor:
         """Return the Ritz vector of a column of `Ritz.components`."""
-        basis = torch.stack(self.basis[: len(component)])
-        return component.to(basis.device, basis.dtype) @ basis
+        total = torch.zeros_like(self.basis[0])  # without a copy of the basis
+        for c, q in zip(component.tolist(), self.basis, strict=False):
+            total.add_(q, alpha=c)
+        return total

@@ -164,7 +164,7 @@ def _random(operator: Any, seed: int, number: int, *, gaussian: bool = False) ->
     """Return random vector `number`: normal, or of entries 1 and -1; torch's global generators are not used."""
     generator = torch.Generator().manual_seed((seed << 20) + number)
     if gaussian:
-        drawn = torch.randn(operator.size, generator=generator, dtype=torch.float64)
+        drawn = torch.randn(operator.size, generator=generator, dtype=operator.dtype)
     else:
         drawn = torch.randint(2, (operator.size,), generator=generator, dtype=torch.int8) * 2 - 1
     return drawn.to(operator.device, operator.dtype)
