@@ -3,10 +3,12 @@
     python benchmarks/watch_overhead.py --data-dir FOLDER [--text FOLDER] [--blocks N] [--quick]
 
 Two copies of a network train on the same batches in one process, in turns of 10 steps, one of them watched with the
-default measurements: norms every 10 steps, dynamics and noise scale every 100, warnings at every step. Both sides must
-end with equal weights. A block is 100 steps, and its ratio is that of the CPU times of both sides; the result is the
-median over the blocks. The first block is a warm-up. Curvature is measured less often than once in 2000 steps within
-the budget, so its cost is measured separately: the median CPU time of a measurement, divided by that of 2000 steps.
+default measurements: gradient norms and warnings at every step, norms of updates every 10, noise scale every 100, and
+dynamics, spectra and temperatures. Both sides must end with equal weights. Each turn has a ratio of CPU times. Turns
+are grouped by the measurements made in them, and the overhead is the mean of the medians of the groups, weighted by
+their number of turns, so that neither rare measurements nor disturbances by other processes are lost or overweighted.
+The first block of 10 turns is a warm-up. Curvature is measured separately: the median CPU time of a measurement,
+divided by that of 2000 steps.
 
 FOLDER contains the files of Fashion-MNIST (network and batch size of the task), `--text` input.txt for the character
 transformer of `benchmarks/char_transformer.py`.
@@ -17,10 +19,11 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from statistics import median, quantiles
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import char_transformer
@@ -34,7 +37,8 @@ from dashpot import tasks
 from dashpot.tasks import Problem
 from dashpot.watching import Watcher, watch
 
-BLOCK, TURN = 100, 10
+TURN, PER_BLOCK = 10, 10
+FREQUENT = frozenset({"pulse", "norms", "warning", "cost"})
 CURVATURE_STEPS = 2000
 MUST, AIM = 0.03, 0.01
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -49,19 +53,27 @@ class Row(NamedTuple):
     task: str
     optimizer: str
     overhead: float
-    low: float
-    high: float
+    ordinary: float
     curvature: float
     step: float
     shares: dict[str, float]
     rows: dict[str, int]
 
 
+class Turn(NamedTuple):
+    """CPU seconds of a turn on both sides, and the kinds of rare measurements made in it."""
+
+    plain: float
+    watched: float
+    kinds: frozenset[str]
+
+
 class Side:
     """A model with its optimizer, trained on given batches."""
 
     def __init__(self, problem: Problem, optimizer: Callable[[Any], torch.optim.Optimizer], watched: bool) -> None:
-        self.model, self.loss = copy.deepcopy(problem.model), problem.loss
+        self.model = copy.deepcopy(problem.model)
+        self.loss: Any = problem.loss
         self.opt = optimizer(self.model.parameters())
         self.watcher: Watcher | None = watch(self.opt, self.model) if watched else None
         self.model.train()
@@ -99,30 +111,37 @@ def measured(task: str, problem: Problem, name: str, blocks: int) -> Row:
     assert watcher is not None
     curvature = next(probe for probe in watcher.probes if probe.kind == "curvature")
     watcher.probes.remove(curvature)
-    turns = batches_of(problem)
-    table = [block(plain, watched, turns) for _ in range(blocks + 1)][1:]
+    batches = batches_of(problem)
+    turns = [turn(plain, watched, number, next(batches)) for number in range(PER_BLOCK * (blocks + 1))][PER_BLOCK:]
     check_same(plain.model, watched.model)
-    low, middle, high = quantiles([ours / bare - 1 for bare, ours in table], n=4)
-    step = median(bare for bare, _ in table) / BLOCK
+    step = median(each.plain for each in turns) / TURN
     status, counts = watcher.status(), {kind: len(rows) for kind, rows in watcher.record.series.items()}
-    cost = curvature_cost(plain, watched, curvature, turns)
-    share = cost / (CURVATURE_STEPS * step)
-    return Row(task, name, middle, low, high, share, step, status["by_kind"], counts)
+    share = curvature_cost(plain, watched, curvature, batches) / (CURVATURE_STEPS * step)
+    return Row(task, name, *overhead_of(turns), share, step, status["by_kind"], counts)
 
 
-def block(plain: Side, watched: Side, turns: Iterator[list[tuple[Tensor, Tensor]]]) -> tuple[float, float]:
-    """Return the CPU seconds of a block without and with measurements."""
-    seconds = [0.0, 0.0]
-    for number in range(BLOCK // TURN):
-        batches = next(turns)
-        sides = list(enumerate((plain, watched)))
-        for index, side in sides if number % 2 else reversed(sides):
-            seconds[index] += side.train(batches)
-    return seconds[0], seconds[1]
+def overhead_of(turns: Sequence[Turn]) -> tuple[float, float]:
+    """Return the overhead of all turns, and that of turns without rare measurements."""
+    groups: dict[frozenset[str], list[float]] = {}
+    for each in turns:
+        groups.setdefault(each.kinds, []).append(each.watched / each.plain - 1)
+    total = sum(len(ratios) * median(ratios) for ratios in groups.values()) / len(turns)
+    return total, median(groups.get(frozenset(), [math.nan]))
+
+
+def turn(plain: Side, watched: Side, number: int, batches: list[tuple[Tensor, Tensor]]) -> Turn:
+    """Take the same steps on both sides, in an order that alternates."""
+    assert watched.watcher is not None
+    counts = watched.watcher.budget.counts
+    before = dict(counts)
+    sides = (plain, watched) if number % 2 else (watched, plain)
+    seconds = {side: side.train(batches) for side in sides}
+    kinds = frozenset(kind for kind, count in counts.items() if count > before.get(kind, 0)) - FREQUENT
+    return Turn(seconds[plain], seconds[watched], kinds)
 
 
 def curvature_cost(
-    plain: Side, watched: Side, probe: Any, turns: Iterator[list[tuple[Tensor, Tensor]]], count: int = 3
+    plain: Side, watched: Side, probe: Any, batches: Iterator[list[tuple[Tensor, Tensor]]], count: int = 3
 ) -> float:
     """Return the median CPU seconds of a measurement of curvature, on the watched side alone."""
     watcher = watched.watcher
@@ -131,7 +150,7 @@ def curvature_cost(
     watcher.probes[:] = [probe]
     watcher.budget.share = 1.0
     costs = []
-    for batch in next(turns)[:count]:
+    for batch in next(batches)[:count]:
         costs.append(watched.train([batch]) - plain.train([batch]))
     row = watcher.record.rows("curvature").last
     if row is None or row.get("reason"):
@@ -148,16 +167,15 @@ def check_same(a: nn.Module, b: nn.Module) -> None:
 def table_of(rows: list[Row]) -> str:
     """Return a Markdown table."""
     lines = [
-        "| network | optimizer | must | aim | overhead | without curvature, quartiles | curvature, once in 2000 | "
-        "step, CPU ms | rows |",
-        "| :-- | :-- | --: | --: | --: | --: | --: | --: | :-- |",
+        "| network | optimizer | must | aim | overhead | steps without rare measurements | with them | "
+        "curvature, once in 2000 | step, CPU ms | rows |",
+        "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | :-- |",
     ]
     for row in rows:
         counts = ", ".join(f"{count} {kind}" for kind, count in row.rows.items() if kind != "pulse")
         lines.append(
             f"| {row.task} | {row.optimizer} | {MUST:.0%} | {AIM:.0%} | {row.overhead + row.curvature:.2%} | "
-            f"{row.overhead:.2%}, {row.low:.2%} to {row.high:.2%} | {row.curvature:.2%} | {1e3 * row.step:.1f} | "
-            f"{counts} |"
+            f"{row.ordinary:.2%} | {row.overhead:.2%} | {row.curvature:.2%} | {1e3 * row.step:.1f} | {counts} |"
         )
     return "\n".join(lines)
 
