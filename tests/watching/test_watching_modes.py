@@ -63,6 +63,25 @@ def test_gradients_that_the_scaler_has_unscaled_are_used_as_they_are():
         assert watcher.record.rows("norms").last["grad"] == pytest.approx(5.0)
 
 
+def test_scale_of_gradient_scaler_is_known_before_and_after_the_step():
+    class Scales(Probe):
+        kind = "scales"
+        found = ()
+
+        def before_step(self, watcher, moment):
+            self.found += (watcher.grad_scale,)
+
+        after_step = before_step
+
+    w, scaler, probe = weight(), torch.amp.GradScaler("cpu", init_scale=SCALE), Scales()
+    optimizer = dp.Adam([w], lr=0.1)
+    with watch(optimizer, budget=1.0) as watcher:
+        watcher.probes[:] = [probe]
+        scaler.scale(w.sum()).backward()
+        scaler.step(optimizer)
+        assert (probe.found, watcher.grad_scale) == ((SCALE, SCALE), 1.0)
+
+
 def test_step_that_the_optimizer_skips_has_only_a_pulse():
     w = weight()
     optimizer = dp.Adam([w], lr=0.1, nonfinite="skip")

@@ -188,6 +188,7 @@ class Watcher:
 
         The sentences depend only on `record`, so the report is available during the run and after `close`.
         """
+        add_cost(self, self.step)
         return report_of(self.record)
 
     def advise(self, batch: int, *, old: int | None = None, momentum: str = "progress") -> Advice:
@@ -222,7 +223,7 @@ class Watcher:
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if capturing():
             return
-        moment, self._moment = self._moment, Moment(self._moment.step)
+        moment = self._moment
         with self.budget.hook(new_step=False):
             moment.skipped = moment.skipped or step_was_skipped(optimizer)
             if moment.skipped is True:
@@ -233,6 +234,7 @@ class Watcher:
                 self._failures.pop(probe.kind, None)
             self._finish()
             moment.closure = moment.sliced = None  # rows keep the moment until they are read
+            self._moment = Moment(moment.step)
 
     def _finish(self) -> None:
         """Count the measurements that are not pending."""
