@@ -77,7 +77,10 @@ def _hundredth(record, rng, step, tensors):
     record.add("dynamics", row)
     measured = 0.05 * rng.lognormvariate(0, 0.1)
     parts = {"sampling": 0.045, "weights": 0.012}
-    record.add("temperature", {"step": step, "predicted": 0.047, "measured": measured, "parts": parts})
+    record.add(
+        "temperature",
+        {"step": step, "predicted": 0.047, "measured": measured, "parts": parts, "excess": 0.01, "steps": 500},
+    )
     by_kind = {"norms": 0.004, "noise": 0.006, "curvature": 0.003}
     record.add("cost", {"step": step, "share": 0.013, "by_kind": by_kind, "steps": step})
 

@@ -134,6 +134,18 @@ def test_reason_of_the_probe_replaces_the_sentence(kind):
     assert "The batch has one example." in found.missing.values()
 
 
+@pytest.mark.parametrize(
+    ("measured", "action"),
+    [(0.1, "half the learning rate halves"), (0.01, "is an upper bound"), (1.0, "noise does not explain it")],
+)
+def test_fluctuation_is_compared_with_its_prediction(measured, action):
+    row = {"step": 9, "predicted": 0.1, "measured": measured, "excess": 0.02, "steps": 200}
+    found = report_theory.temperature(record(temperature=row))
+    assert "predicted 0.1; the fluctuation of the weights adds 0.02 to its mean" in found.text
+    assert action in found.action
+    assert (found.confidence, found.number) == ("step 9, 200 losses", pytest.approx(10 * measured))
+
+
 def test_empty_record_has_reasons_for_all_topics():
     found = sentences.sentences_of(WatchRecord(examples.header([])))
     assert found.sentences == ()

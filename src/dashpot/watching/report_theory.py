@@ -7,7 +7,7 @@ from typing import Any
 
 from dashpot.analysis.wording import count, number, percent
 from dashpot.watching.report_noise import noise_rows
-from dashpot.watching.report_rows import finite, newest, reason_of
+from dashpot.watching.report_rows import finite, newest, reason_of, value_at
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.series import WatchRecord
 
@@ -16,6 +16,8 @@ UNSTABLE = 1.1
 """Ratio of curvature to edge above which a step is unstable; ratios around 1 belong to an equilibrium."""
 UNSTABLE_MINIBATCH = 2.0
 """The same for minibatches, whose largest eigenvalue is above that of all examples on average."""
+AGREEING = 0.75
+"""Ratio of measured to predicted fluctuation that agrees, up to twice this value."""
 FAR_BELOW = 0.5
 """Ratio of curvature to edge below which a considerably higher rate is stable."""
 LARGEST_RAISE = 3.0
@@ -92,14 +94,24 @@ def temperature(record: WatchRecord) -> Sentence | str:
     if row is None:
         absent = "The fluctuation of the loss has no prediction: it needs noise scale, curvature and a steady loss."
         return reason_of(record, "temperature", absent)
-    predicted, measured = row["predicted"], row["measured"]
+    predicted, measured, excess = row["predicted"], row["measured"], value_at(row, "excess")
     ratio = measured / predicted if predicted else None
     text = f"The loss fluctuates by {number(measured)} around its trend, predicted {number(predicted)}"
-    action = _temperature_action(ratio)
-    return Sentence("temperature", "temperature", text, ratio, f"step {row['step']}", action)
+    if excess is not None:
+        text += f"; the fluctuation of the weights adds {number(excess)} to its mean"
+    return Sentence("temperature", "temperature", text, ratio, _losses(row), _temperature_action(ratio))
+
+
+def _losses(row: dict[str, Any]) -> str:
+    losses = finite(row.get("steps"))
+    counted = [] if losses is None else [count(losses, "loss", "losses", digits=4)]
+    return ", ".join([f"step {row['step']}", *counted])
 
 
 def _temperature_action(ratio: float | None) -> str:
-    if ratio is not None and 0.5 <= ratio <= 2:
-        return "theory and measurement agree within a factor of 2; the excess loss is proportional to the learning rate"
-    return "theory and measurement differ by more than a factor of 2; do not derive a learning rate from it"
+    """Return the action for a ratio of measurement to prediction, which is an upper bound."""
+    if ratio is None or ratio > AGREEING * 2:
+        return "gradient noise does not explain it; examine the data order and lower the learning rate"
+    if ratio < AGREEING:
+        return "the prediction is an upper bound; a lower learning rate at the end of the run reduces both"
+    return "theory and measurement agree; half the learning rate halves the addition"
