@@ -157,14 +157,14 @@ def setting(kind: str, seed: int) -> Setting:
         lr=RATES[method] * float(np.exp(rng.uniform(np.log(0.25), np.log(1.25)))),
         momentum=0.9 if method in {"sgd", "adam"} else 0.0,
         beta2=float(rng.choice([0.95, 0.98, 0.99, 0.999, 0.9999])),
-        batch=int(rng.choice([16, 32, 64])),
+        batch=int(rng.choice([16, 32, 64, FULL])),
         schedule=str(rng.choice(["constant", "warmup", "cosine", "drop", "warmup cosine", "cycle"])),
     )
     return {"healthy": _healthy, "ramp": _ramp, "sharpening": _sharpening, "beta2": _beta2}.get(kind, _sudden)(own, rng)
 
 
 def _healthy(own: Setting, rng: np.random.Generator) -> Setting:
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 and own.batch < FULL:
         own.harmless = tuple(int(s) for s in rng.integers(20, STEPS, 3))
     return own
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,106 +15,115 @@ SAMPLE = 128
 """Largest number of sampled elements of a tensor."""
 
 
-class Pulse(NamedTuple):
-    """One step. Arrays have one entry a tensor, NaN without a gradient; norms are of the sampled elements.
+class StepSample(NamedTuple):
+    """One step. Arrays have one entry for each tensor, NaN without a gradient; norms are of the sampled elements.
 
     Attributes:
         step: Number of the step.
         loss: Loss of the batch before the step, or None.
-        rate: Learning rates in force.
+        rate: Learning rate in force of the first group.
         grad: Norms of the gradients.
         update: Norms of the updates of the step.
         weight: Norms of the weights before the step.
         slope: Inner products of the gradient with the previous update; positive past the minimum along that update.
-        turn: Inner products of the gradient with the previous gradient.
-        back: Inner products of the update with the previous update.
+        jerk: Norms of the second differences of the gradients.
+        beat: Inner products of consecutive second differences of the gradients.
         zeros: Shares of sampled elements whose gradient is exactly 0.
         stalled: Shares of sampled elements with a nonzero gradient and an unchanged weight.
     """
 
     step: int
     loss: float | None
-    rate: np.ndarray
+    rate: float
     grad: np.ndarray
     update: np.ndarray
     weight: np.ndarray
     slope: np.ndarray
-    turn: np.ndarray
-    back: np.ndarray
+    jerk: np.ndarray
+    beat: np.ndarray
     zeros: np.ndarray
     stalled: np.ndarray
 
 
 class Sampler:
-    """Gathers the same evenly spaced elements of each tensor into one matrix, zero-padded.
+    """Gathers the same evenly spaced elements of each tensor into one matrix, padded with zeros.
 
     Args:
-        params: Parameters, real or complex.
+        params: Parameters on one device, real or complex, at least one.
         size: Largest number of elements of a tensor.
     """
 
     def __init__(self, params: Sequence[Tensor], size: int = SAMPLE) -> None:
         self.params, self.size = list(params), size
-        counts = [_sampled(_flat(p), size).numel() for p in self.params]
-        self.counts = np.array(counts)
-        ends = np.cumsum([0, *counts])
-        index = [[s + k if k < c else ends[-1] for k in range(size)] for s, c in zip(ends, counts, strict=False)]
-        self._index = torch.tensor(index, device=self.params[0].device if self.params else None).reshape(-1, size)
+        self.counts = [_sampled(p, size).numel() for p in self.params]
+        ends = np.cumsum([0, *self.counts])
+        index = np.full((len(self.params), size), ends[-1])
+        for row, start, count in zip(index, ends, self.counts, strict=False):
+            row[:count] = np.arange(start, start + count)
+        self._index = torch.as_tensor(index, device=self.params[0].device)
+        self._end = torch.zeros(1, device=self.params[0].device)
 
     def gather(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Return a float32 matrix, one row a tensor; rows of None are NaN."""
-        parts = [
-            torch.full((count,), torch.nan, device=p.device) if t is None else _sampled(_flat(t), self.size).float()
-            for t, count, p in zip(tensors, self.counts, self.params, strict=True)
-        ]
-        end = torch.zeros(1, device=self._index.device)
-        return torch.cat([*parts, end])[self._index]
+        """Return a float32 matrix with one row for each tensor; sampled elements of None are NaN."""
+        parts = [self._part(x, count) for x, count in zip(tensors, self.counts, strict=True)]
+        return torch.cat([*parts, self._end])[self._index]
 
-
-def _flat(p: Tensor) -> Tensor:
-    """Return the local elements of a tensor in one dimension, without a copy if possible."""
-    local = local_tensor(p, p).detach()
-    return (torch.view_as_real(local) if local.is_complex() else local).reshape(-1)
+    def _part(self, x: Tensor | None, count: int) -> Tensor:
+        if x is None or x.layout != torch.strided:
+            return torch.full((count,), torch.nan, device=self._end.device)
+        part = _sampled(x, self.size)
+        return part if part.dtype == torch.float32 else part.float()
 
 
 def _sampled(x: Tensor, size: int) -> Tensor:
-    return x[:: max(1, -(-x.numel() // size))] if x.numel() else x
+    """Return evenly spaced local elements; a view if possible."""
+    local = local_tensor(x, x).detach()
+    flat = (torch.view_as_real(local) if local.is_complex() else local).reshape(-1)
+    count = flat.numel()
+    return flat[:: -(-count // size)] if count > size else flat
 
 
-class PulseReader:
-    """Computes pulses from matrices of sampled gradients and weights."""
+class SampleReader:
+    """Computes samples from matrices of consecutive gradients and updates.
 
-    def __init__(self) -> None:
-        self._grads: np.ndarray | None = None
-        self._updates: np.ndarray | None = None
+    Args:
+        counts: Numbers of sampled elements of the tensors.
+    """
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self._counts = np.maximum(np.array(counts), 1)
+        self._grads = self._updates = self._change = self._jerk = _UNKNOWN
+        self._step = 0
 
     def read(
-        self, step: int, loss: float | None, rate: np.ndarray, grads: np.ndarray, before: np.ndarray, after: np.ndarray
-    ) -> Pulse:
-        """Return the pulse of a step, with the sampled gradients and the sampled weights before and after it."""
-        updates = after - before
-        old_grads = np.full_like(grads, np.nan) if self._grads is None else self._grads
-        old_updates = np.full_like(grads, np.nan) if self._updates is None else self._updates
-        self._grads, self._updates = grads, updates
-        unchanged = (updates == 0) & (grads != 0)
+        self, step: int, loss: float | None, rate: float, grads: np.ndarray, before: np.ndarray, after: np.ndarray
+    ) -> StepSample:
+        """Return the sample of a step, from its gradients and the weights before and after it."""
+        if step != self._step + 1:
+            self._grads = self._updates = self._change = self._jerk = _UNKNOWN
         with np.errstate(all="ignore"):
-            return Pulse(
+            updates, change = after - before, grads - self._grads
+            jerk = change - self._change
+            unchanged = (updates == 0) & (grads != 0)
+            found = StepSample(
                 step,
                 loss,
                 rate,
                 np.sqrt(_dots(grads, grads)),
                 np.sqrt(_dots(updates, updates)),
                 np.sqrt(_dots(before, before)),
-                _dots(grads, old_updates),
-                _dots(grads, old_grads),
-                _dots(updates, old_updates),
-                (grads == 0).sum(1),
-                unchanged.sum(1),
+                _dots(grads, self._updates),
+                np.sqrt(_dots(jerk, jerk)),
+                _dots(jerk, self._jerk),
+                1 - (grads != 0).sum(1) / self._counts,
+                unchanged.sum(1) / self._counts,
             )
+        self._step, self._grads, self._updates, self._change, self._jerk = step, grads, updates, change, jerk
+        return found
+
+
+_UNKNOWN = np.full((1, 1), np.nan)
 
 
 def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", a, b)
-
-
-Rates = Callable[[], Mapping[Any, float]]
+    return (a * b).sum(1)

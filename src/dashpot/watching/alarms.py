@@ -1,0 +1,138 @@
+"""Warnings of instabilities and faults, from a sample of gradients and updates at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dashpot.watching.alarms_found import Alarm, RateLimit
+from dashpot.watching.alarms_rates import confidence
+from dashpot.watching.alarms_sample import Sampler, SampleReader, StepSample
+from dashpot.watching.alarms_slow import SlowDetector
+from dashpot.watching.alarms_state import StateDetector
+from dashpot.watching.alarms_sudden import SuddenDetector
+from dashpot.watching.probe import Moment, Probe
+from dashpot.watching.tensor_norms import norms
+
+if TYPE_CHECKING:
+    from dashpot.watching.watcher import Watcher
+
+_QUEUE = 8  # steps that an accelerator is ahead of the detectors
+
+
+class Measured(NamedTuple):
+    """Tensors of one step: samples of gradients and of the weights before and after the step, and gradient norms."""
+
+    moment: Moment
+    rate: float
+    grads: Tensor
+    before: Tensor
+    after: Tensor
+    norms: Tensor
+    having: Sequence[int]
+
+
+class AlarmsProbe(Probe):
+    """Runs the detectors, and adds a row of kind "warning" for each new alarm.
+
+    Rows: step, kind, tensor, text, advice, confidence (measured rate of false alarms in words), severity in [0, 1]. Of
+    sharded parameters, each rank examines its own shard.
+    """
+
+    kind: ClassVar[str] = "alarms"
+    always: ClassVar[bool] = True
+    needs_gradients: ClassVar[bool] = False
+    prior = 0.005
+
+    def __init__(self) -> None:
+        self._params: list[Tensor] = []
+        self._queue: list[Measured] = []
+        self._limit = RateLimit()
+        self._grads: Tensor | None = None
+        self._before: Tensor | None = None
+        self._norms: Tensor | None = None
+        self._having: list[int] = []
+
+    @torch.no_grad()
+    def before_step(self, watcher: Watcher, moment: Moment) -> None:
+        self._prepare(watcher)
+        self._before = self._sampler.gather(self._params)
+        if moment.has_gradients:
+            self._read_gradients()
+
+    @torch.no_grad()
+    def after_step(self, watcher: Watcher, moment: Moment) -> None:
+        if not moment.has_gradients:
+            self._read_gradients()
+        assert self._before is not None and self._grads is not None and self._norms is not None
+        after = self._sampler.gather(self._params)
+        rate = _rate(watcher.optimizer)
+        self._queue.append(Measured(moment, rate, self._grads, self._before, after, self._norms, self._having))
+        if after.device.type == "cpu" or len(self._queue) >= _QUEUE:
+            self._examine(watcher)
+
+    def _prepare(self, watcher: Watcher) -> None:
+        """Create the sampler and the detectors for the current parameters."""
+        params = list(watcher.names)
+        if [id(p) for p in params] == [id(p) for p in self._params]:
+            return
+        self._queue, self._params = [], params
+        self._sampler = Sampler(params)
+        names = list(watcher.names.values())
+        self._reader = SampleReader(self._sampler.counts)
+        self._sudden, self._slow = SuddenDetector(names), SlowDetector(names, _horizon(watcher.optimizer))
+        self._state = StateDetector(names, [p.dim() > 1 for p in params])
+
+    def _read_gradients(self) -> None:
+        grads = [p.grad for p in self._params]
+        self._grads = self._sampler.gather(grads)
+        self._having = [i for i, grad in enumerate(grads) if grad is not None]
+        self._norms = norms([_local(grad) for grad in grads if grad is not None])
+
+    def _examine(self, watcher: Watcher) -> None:
+        queue, self._queue = self._queue, []
+        for measured in queue:
+            if bool(measured.moment.skipped):
+                continue
+            for alarm in self._limit.new(measured.moment.step, self._alarms(measured)):
+                row = {"step": measured.moment.step, **alarm._asdict(), "confidence": confidence(alarm.kind)}
+                watcher.record.add("warning", row)
+
+    def _alarms(self, measured: Measured) -> Iterator[Alarm]:
+        sample, total = self._sample(measured)
+        for detector in (self._sudden, self._slow):
+            yield from detector.update(sample)
+        yield from self._state.update(sample, total)
+
+    def _sample(self, measured: Measured) -> tuple[StepSample, np.ndarray]:
+        moment = measured.moment
+        scale = 1.0 if moment.scale is None else float(moment.scale)
+        grads, before, after = (x.cpu().numpy() for x in (measured.grads, measured.before, measured.after))
+        total = np.full(len(self._params), np.nan)
+        total[list(measured.having)] = measured.norms.cpu().numpy() / scale
+        found = self._reader.read(moment.step, moment.loss_value(), measured.rate, grads / scale, before, after)
+        return found, total
+
+
+def _local(grad: Tensor) -> Tensor:
+    from dashpot._torch_private import local_tensor
+
+    return local_tensor(grad, grad).detach()
+
+
+def _rate(optimizer: Any) -> float:
+    """Return the learning rate in force of the first group."""
+    current = getattr(optimizer, "current_lr", None)
+    return float(current() if current is not None else optimizer.param_groups[0].get("lr", 1.0))
+
+
+def _horizon(optimizer: Any) -> float | None:
+    """Return the horizon of the average of squared gradients of the first group, in steps."""
+    group = optimizer.param_groups[0]
+    betas, alpha = group.get("betas"), group.get("alpha")
+    beta2 = betas[-1] if isinstance(betas, (tuple, list)) and len(betas) > 1 else alpha
+    return 1 / (1 - float(beta2)) if beta2 is not None and 0 <= float(beta2) < 1 else None

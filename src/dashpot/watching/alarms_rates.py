@@ -1,0 +1,42 @@
+"""Measured rates of false alarms of the warnings, with binomial intervals."""
+
+from __future__ import annotations
+
+import math
+
+STEPS = 400
+"""Length of the healthy runs."""
+RUNS = 0
+"""Number of healthy runs."""
+FALSE: dict[str, int] = {}
+"""Number of healthy runs with a warning of each kind, from `python benchmarks/early_warning.py`."""
+
+
+def confidence(kind: str) -> str:
+    """Return the measured rate of false alarms of a kind of warnings in words."""
+    count = FALSE.get(kind)
+    if count is None:
+        return "rate of false alarms not measured"
+    low, high = interval(count, RUNS)
+    return (
+        f"false alarms in {count} of {RUNS} healthy runs of {STEPS} steps "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+    )
+
+
+def interval(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the interval of Wilson for a binomial probability.
+
+    The interval consists of all p with |count/total - p| <= z sqrt(p (1 - p)/total).
+
+    Args:
+        count: Number of successes; 0 to `total`.
+        total: Number of trials; >= 1.
+        z: Quantile of the normal distribution; the default gives 95 %.
+
+    Source: E. B. Wilson, Journal of the American Statistical Association 22 (1927), 209-212.
+    """
+    share, widening = count / total, z * z / total
+    center = (share + widening / 2) / (1 + widening)
+    half = math.sqrt(share * (1 - share) * widening + widening * widening / 4) / (1 + widening)
+    return max(0.0, center - half), min(1.0, center + half)
