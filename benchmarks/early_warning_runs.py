@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import dashpot as dp
-from dashpot.data import digits
+from dashpot.data import digits, fashion_mnist
 
 Batch = tuple[Tensor, Tensor]
 
@@ -25,7 +23,6 @@ STEPS = 400
 FULL = 128
 """Batch size of full-batch runs, and number of examples whose loss defines doubling."""
 NOISE = 0.08  # share of random labels: no training loss tends to 0, where doubling would mean nothing
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -40,12 +37,11 @@ def digit_images() -> Batch:
 
 
 @lru_cache
-def fashion_images(folder: str) -> Batch:
-    """Return 2000 images of Fashion-MNIST, averaged to 14 x 14, in [-1, 1]."""
-    pixels = np.frombuffer(gzip.decompress((Path(folder) / "train-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((Path(folder) / "train-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    x = torch.tensor(pixels[: 2000 * 784].reshape(-1, 1, 28, 28).astype(np.float32)) / 127.5 - 1
-    return F.avg_pool2d(x, 2), torch.tensor(labels[:2000].astype(np.int64))
+def fashion_images(folder: str | None) -> Batch:
+    """Return 2000 training images of Fashion-MNIST, averaged to 14 x 14, in [-1, 1]."""
+    images = fashion_mnist.load(folder)
+    x = torch.tensor(images.train_images[:2000], dtype=torch.float32).reshape(-1, 1, 28, 28).div_(127.5).sub_(1)
+    return functional.avg_pool2d(x, 2), torch.tensor(images.train_labels[:2000]).long()
 
 
 def noisy(labels: Tensor, g: torch.Generator, share: float = NOISE) -> Tensor:
@@ -80,8 +76,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.symbols(x) + self.positions.weight[: x.shape[1]]
         q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in self.qkv(self.before(h)).chunk(3, -1))
-        h = h + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        h = h + self.down(F.gelu(self.up(self.middle(h))))
+        h = h + self.out(functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        h = h + self.down(functional.gelu(self.up(self.middle(h))))
         return self.head(self.last(h)).flatten(0, 1)
 
 
@@ -97,7 +93,9 @@ class Recurrent(nn.Module):
 
 
 def perceptron(activation: type[nn.Module] = nn.Tanh) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), activation(), nn.Linear(48, 32), activation(), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 48), activation(), nn.Linear(48, 32), activation(), nn.Linear(32, 10)
+    )
 
 
 def convolutions(size: int) -> nn.Module:
@@ -219,7 +217,11 @@ def optimizer(own: Setting, params: list[dict[str, Any]]) -> torch.optim.Optimiz
     if own.method == "adam":
         kind = dp.AdamW if ours else torch.optim.AdamW
         return kind(params, lr=own.lr, betas=(own.momentum, own.beta2), weight_decay=0.01)
-    return dp.RMSprop(params, lr=own.lr, alpha=own.beta2) if ours else torch.optim.RMSprop(params, lr=own.lr, alpha=own.beta2)
+    return (
+        dp.RMSprop(params, lr=own.lr, alpha=own.beta2)
+        if ours
+        else torch.optim.RMSprop(params, lr=own.lr, alpha=own.beta2)
+    )
 
 
 def factor(own: Setting, step: int, total: int = STEPS) -> float:
@@ -251,7 +253,7 @@ def rate_factor(own: Setting, step: int, group: int) -> float:
 class Data:
     """Batches of a run; every batch is a function of the seed and the step."""
 
-    def __init__(self, own: Setting, folder: str) -> None:
+    def __init__(self, own: Setting, folder: str | None) -> None:
         self.own = own
         g = torch.Generator().manual_seed(own.seed)
         self.symbols = own.model in {"transformer", "GRU"}
@@ -301,7 +303,7 @@ class Data:
 class Run:
     """A run; `steps` yields the losses of the batch and of the fixed examples before each update."""
 
-    def __init__(self, own: Setting, folder: str = str(FASHION)) -> None:
+    def __init__(self, own: Setting, folder: str | None = None) -> None:
         torch.manual_seed(own.seed)
         self.own, self.data, self.model = own, Data(own, folder), MODELS[own.model]()
         names = [name for name, _ in self.model.named_parameters()]
@@ -316,7 +318,7 @@ class Run:
         self.factors: dict[str, float] = {}  # at the cause: growth of each gradient norm over that of the clean batch
 
     def loss(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self.model(batch[0]), batch[1].flatten())
+        return functional.cross_entropy(self.model(batch[0]), batch[1].flatten())
 
     def batch_loss(self, step: int) -> Tensor:
         """Return the loss of the batch of a step, with the cause."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from dashpot.watching.alarms_slow import SlowDetector
 from dashpot.watching.alarms_state import StateDetector
 from dashpot.watching.alarms_sudden import SuddenDetector
 from dashpot.watching.probe import Moment, Probe
-from dashpot.watching.tensor_norms import norms
+from dashpot.watching.pulse import GradientNorms, gradient_norms
 
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
@@ -32,8 +32,7 @@ class Measured(NamedTuple):
     grads: Tensor
     before: Tensor
     after: Tensor
-    norms: Tensor
-    having: Sequence[int]
+    norms: GradientNorms
 
 
 class AlarmsProbe(Probe):
@@ -54,24 +53,28 @@ class AlarmsProbe(Probe):
         self._limit = RateLimit()
         self._grads: Tensor | None = None
         self._before: Tensor | None = None
-        self._norms: Tensor | None = None
-        self._having: list[int] = []
+        self._last = -1  # step of the last sample
+        self._norms: GradientNorms | None = None
 
     @torch.no_grad()
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
         self._prepare(watcher)
-        self._before = self._sampler.gather(self._params)
+        if self._last != moment.step - 1:  # otherwise, the weights after the previous step
+            self._before = self._sampler.gather(self._params)
         if moment.has_gradients:
-            self._read_gradients()
+            self._read_gradients(watcher, moment.step)
 
     @torch.no_grad()
     def after_step(self, watcher: Watcher, moment: Moment) -> None:
         if not moment.has_gradients:
-            self._read_gradients()
-        assert self._before is not None and self._grads is not None and self._norms is not None
+            self._read_gradients(watcher, moment.step)
+        assert self._before is not None
+        assert self._grads is not None
+        assert self._norms is not None
         after = self._sampler.gather(self._params)
         rate = _rate(watcher.optimizer)
-        self._queue.append(Measured(moment, rate, self._grads, self._before, after, self._norms, self._having))
+        self._queue.append(Measured(moment, rate, self._grads, self._before, after, self._norms))
+        self._before, self._last = after, moment.step
         if after.device.type == "cpu" or len(self._queue) >= _QUEUE:
             self._examine(watcher)
 
@@ -80,18 +83,17 @@ class AlarmsProbe(Probe):
         params = list(watcher.names)
         if [id(p) for p in params] == [id(p) for p in self._params]:
             return
-        self._queue, self._params = [], params
+        self._queue, self._params, self._last = [], params, -1
         self._sampler = Sampler(params)
-        names = list(watcher.names.values())
+        self._names = names = list(watcher.names.values())
         self._reader = SampleReader(self._sampler.counts)
         self._sudden, self._slow = SuddenDetector(names), SlowDetector(names, _horizon(watcher.optimizer))
         self._state = StateDetector(names, [p.dim() > 1 for p in params])
 
-    def _read_gradients(self) -> None:
-        grads = [p.grad for p in self._params]
-        self._grads = self._sampler.gather(grads)
-        self._having = [i for i, grad in enumerate(grads) if grad is not None]
-        self._norms = norms([_local(grad) for grad in grads if grad is not None])
+    def _read_gradients(self, watcher: Watcher, step: int) -> None:
+        self._grads = self._sampler.gather([p.grad for p in self._params])
+        found = watcher.pulse.measured(step)
+        self._norms = gradient_norms(watcher) if found is None else found
 
     def _examine(self, watcher: Watcher) -> None:
         queue, self._queue = self._queue, []
@@ -112,16 +114,9 @@ class AlarmsProbe(Probe):
         moment = measured.moment
         scale = 1.0 if moment.scale is None else float(moment.scale)
         grads, before, after = (x.cpu().numpy() for x in (measured.grads, measured.before, measured.after))
-        total = np.full(len(self._params), np.nan)
-        total[list(measured.having)] = measured.norms.cpu().numpy() / scale
         found = self._reader.read(moment.step, moment.loss_value(), measured.rate, grads / scale, before, after)
-        return found, total
-
-
-def _local(grad: Tensor) -> Tensor:
-    from dashpot._torch_private import local_tensor
-
-    return local_tensor(grad, grad).detach()
+        total = measured.norms.read(moment.scale)
+        return found, np.array([total.get(name, -1.0) for name in self._names])
 
 
 def _rate(optimizer: Any) -> float:

@@ -27,7 +27,6 @@ class StepSample(NamedTuple):
         weight: Norms of the weights before the step.
         slope: Inner products of the gradient with the previous update; positive past the minimum along that update.
         jerk: Norms of the second differences of the gradients.
-        beat: Inner products of consecutive second differences of the gradients.
         zeros: Shares of sampled elements whose gradient is exactly 0.
         stalled: Shares of sampled elements with a nonzero gradient and an unchanged weight.
     """
@@ -40,7 +39,6 @@ class StepSample(NamedTuple):
     weight: np.ndarray
     slope: np.ndarray
     jerk: np.ndarray
-    beat: np.ndarray
     zeros: np.ndarray
     stalled: np.ndarray
 
@@ -63,6 +61,7 @@ class Sampler:
         self._index = torch.as_tensor(index, device=self.params[0].device)
         self._end = torch.zeros(1, device=self.params[0].device)
 
+    @torch.no_grad()
     def gather(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Return a float32 matrix with one row for each tensor; sampled elements of None are NaN."""
         parts = [self._part(x, count) for x, count in zip(tensors, self.counts, strict=True)]
@@ -77,10 +76,19 @@ class Sampler:
 
 def _sampled(x: Tensor, size: int) -> Tensor:
     """Return evenly spaced local elements; a view if possible."""
+    if type(x) in _PLAIN and x.is_contiguous() and not x.is_complex():
+        return _view(x, size)
     local = local_tensor(x, x).detach()
-    flat = (torch.view_as_real(local) if local.is_complex() else local).reshape(-1)
-    count = flat.numel()
-    return flat[:: -(-count // size)] if count > size else flat
+    return _view((torch.view_as_real(local) if local.is_complex() else local).contiguous(), size)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _view(x: Tensor, size: int) -> Tensor:
+    count = x.numel()
+    step = -(-count // size) if count > size else 1
+    return x.as_strided((-(-count // step),), (step,))  # one operation, several times faster than reshape and slice
 
 
 class SampleReader:
@@ -92,7 +100,7 @@ class SampleReader:
 
     def __init__(self, counts: Sequence[int]) -> None:
         self._counts = np.maximum(np.array(counts), 1)
-        self._grads = self._updates = self._change = self._jerk = _UNKNOWN
+        self._grads = self._updates = self._change = _UNKNOWN
         self._step = 0
 
     def read(
@@ -100,7 +108,7 @@ class SampleReader:
     ) -> StepSample:
         """Return the sample of a step, from its gradients and the weights before and after it."""
         if step != self._step + 1:
-            self._grads = self._updates = self._change = self._jerk = _UNKNOWN
+            self._grads = self._updates = self._change = _UNKNOWN
         with np.errstate(all="ignore"):
             updates, change = after - before, grads - self._grads
             jerk = change - self._change
@@ -114,11 +122,10 @@ class SampleReader:
                 np.sqrt(_dots(before, before)),
                 _dots(grads, self._updates),
                 np.sqrt(_dots(jerk, jerk)),
-                _dots(jerk, self._jerk),
                 1 - (grads != 0).sum(1) / self._counts,
                 unchanged.sum(1) / self._counts,
             )
-        self._step, self._grads, self._updates, self._change, self._jerk = step, grads, updates, change, jerk
+        self._step, self._grads, self._updates, self._change = step, grads, updates, change
         return found
 
 

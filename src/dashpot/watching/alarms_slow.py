@@ -1,4 +1,4 @@
-"""Slow instabilities: growth of updates or gradients past the minimum along each step, and oscillation."""
+"""Slow instabilities: growth of updates or gradients past the minimum along each step, or of the roughness."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ WINDOW = 16
 """Number of steps of medians and means."""
 START = 20
 """First step of a reference."""
-UPDATES = 3.7
+UPDATES = 3.2
 """Growth of the median update norm since its minimum from which updates grow."""
-GRADIENTS = 4.4
+GRADIENTS = 2.5
 """Growth of the median gradient norm since its minimum from which gradients grow."""
-ROUGHNESS = 4.0
+ROUGHNESS = 3.0
 """Growth of the median norm of second differences of the gradient since its minimum from which roughness grows."""
-SMOOTH = 1.0
-"""Ratio of second differences to gradients below which the gradient is smooth; sqrt(6) for independent noise."""
-OSCILLATION = -0.94
-"""Cosine of consecutive second differences of the gradient from which the run oscillates; -2/3 for independent noise."""
+ROUGH = (0.15, 1.0)
+"""Range of the ratio of second differences to gradients in which roughness can grow; sqrt(6) for independent noise."""
+RISEN = 1.2
+"""Growth of the median gradient norm since its minimum that growing roughness requires."""
+DESCENT = -0.1
+"""Mean cosine of an update and the next gradient below which steps descend, and growth is measured anew."""
 
 
 class SlowDetector:
     """Tests three signs that the rate approaches or exceeds the edge of stability.
 
-    On a quadratic, an update that overshoots the minimum along its own direction has a positive inner product with the
-    next gradient, also on average over minibatches, since the noise of a new batch is independent of the update. While
-    the mean cosine of both is positive, training no longer descends along its updates, so larger updates or gradients
-    can only come from the instability: a growing rate, sharpening, or a second moment that lags behind the gradients.
-    At the edge of stability, the gradient alternates, and the cosine of its consecutive second differences tends to -1.
+    An update that overshoots the minimum along its own direction has a positive inner product with the next gradient,
+    on average also over minibatches, since the noise of a new batch is independent of the update. While the mean cosine
+    of both is positive, training does not descend along its updates, and growing updates or gradients are signs of an
+    instability: of a growing rate, of sharpening, or of a second moment that lags behind the gradients.
+
+    With large batches, consecutive gradients differ little until a direction becomes unstable. There the gradient
+    alternates with a growing amplitude, and the second differences of the gradient grow long before the loss does.
 
     Args:
         names: Names of the tensors.
@@ -45,27 +49,28 @@ class SlowDetector:
 
     def __init__(self, names: Sequence[str], horizon: float | None = None) -> None:
         self.names, self.horizon = names, horizon
-        self._updates, self._gradients, self._jerks = Growth(), Growth(), Growth()
-        self._overshoot, self._beat = deque[float](maxlen=WINDOW), deque[float](maxlen=WINDOW)
-        self._rates = deque[float](maxlen=WINDOW)
-        self._last = math.nan, math.nan  # total norms of the update and of the second difference of the last step
+        self._updates, self._gradients, self._jerks, self._levels = Growth(), Growth(), Growth(), Growth()
+        self._overshoot = deque[float](maxlen=WINDOW)
+        self._last = math.nan  # norm of the last update
 
     def update(self, sample: StepSample) -> Iterator[Alarm]:
         """Yield the alarms of a step."""
         update, grad, jerk = _total(sample.update), _total(sample.grad), _total(sample.jerk)
-        self._overshoot.append(_cosine(sample.slope, grad, self._last[0]))
-        self._beat.append(_cosine(sample.beat, jerk, self._last[1]))
-        self._last = update, jerk
+        self._overshoot.append(_cosine(sample.slope, grad, self._last))
+        self._last = update
         self._updates.add(sample.step, update, sample.update)
         self._gradients.add(sample.step, grad, sample.grad)
         self._jerks.add(sample.step, jerk, sample.jerk)
+        self._levels.add(sample.step, grad, sample.grad)
         if len(self._overshoot) == WINDOW:
             yield from self._grown(sample)
-            yield from self._oscillating(sample)
-            yield from self._roughened(sample)
+            yield from self._roughened()
 
     def _grown(self, sample: StepSample) -> Iterator[Alarm]:
         overshoot = _mean(self._overshoot)
+        if overshoot < DESCENT:
+            self._updates.restart()
+            self._gradients.restart()
         if overshoot <= 0:
             return
         for kind, growth, least in (
@@ -81,8 +86,8 @@ class SlowDetector:
         name = self.names[found.tensor]
         text = (
             f"The norm of the {what} is {found.factor:.3g} times its minimum near step {found.since}, most in {name} "
-            f"({found.factors[found.tensor]:.3g} times), and steps overshoot: the mean cosine of an update and the next "
-            f"gradient is {overshoot:+.2f}."
+            f"({found.factors[found.tensor]:.3g} times), and steps overshoot: the mean cosine of an update and the "
+            f"next gradient is {overshoot:+.2f}."
         )
         steps = max(1, step - found.since) / math.log(found.factor)
         return Alarm(kind, name, text, self._advice(found.factor, steps), 0.7)
@@ -96,27 +101,17 @@ class SlowDetector:
             f"time constant of the growth {steps:.3g}"
         )
 
-    def _oscillating(self, sample: StepSample) -> Iterator[Alarm]:
-        cosine = _mean(self._beat)
-        if cosine >= OSCILLATION:
+    def _roughened(self) -> Iterator[Alarm]:
+        found, gradients = self._jerks.found(), self._levels.found()
+        if found is None or gradients is None or found.factor <= ROUGHNESS or gradients.factor <= RISEN:
             return
-        name = self.names[int(np.nanargmax(np.where(np.isfinite(sample.jerk), sample.jerk, 0)))]
-        text = (
-            f"The gradient alternates from step to step, most in {name}: the mean cosine of consecutive second "
-            f"differences is {cosine:.2f} (-0.67 for noise, -1 at the edge of stability)."
-        )
-        yield Alarm("oscillation", name, text, "lower the learning rate by the factor 2", 0.6)
-
-
-    def _roughened(self, sample: StepSample) -> Iterator[Alarm]:
-        found = self._jerks.found()
         ratio = self._jerks.median / self._gradients.median
-        if found is None or found.factor <= ROUGHNESS or ratio >= SMOOTH:
+        if not ROUGH[0] < ratio < ROUGH[1]:
             return
         name = self.names[found.tensor]
         text = (
-            f"The smooth gradient becomes rough: its second differences are {found.factor:.3g} times their minimum near "
-            f"step {found.since}, most in {name} ({found.factors[found.tensor]:.3g} times)."
+            f"The smooth gradient becomes rough: its second differences are {found.factor:.3g} times their minimum "
+            f"near step {found.since}, most in {name} ({found.factors[found.tensor]:.3g} times)."
         )
         yield Alarm("growing roughness", name, text, "lower the learning rate by the factor 2", 0.6)
 
@@ -157,6 +152,10 @@ class Growth:
         self.median = median(self._totals)
         if step >= START and len(self._totals) == WINDOW and self.median < self._least:
             self._least, self._since, self._at_least = self.median, step, list(self._tensors)
+
+    def restart(self) -> None:
+        """Forget the minimum."""
+        self._least, self._at_least = math.inf, []
 
     def found(self) -> Grown | None:
         """Return the growth, or None before the first reference."""

@@ -31,12 +31,12 @@ class StateDetector:
         self._dead, self._stalled, self._large = (Lasting(len(names)) for _ in range(3))
 
     def update(self, sample: StepSample, norms: np.ndarray) -> Iterator[Alarm]:
-        """Yield the alarms of a step; `norms` are those of all elements of the gradients, NaN without a gradient."""
+        """Yield the alarms of a step; `norms` are those of all elements of the gradients, -1 without a gradient."""
         yield from self._non_finite(sample, norms)
         yield from self._persistent(sample, norms)
 
     def _non_finite(self, sample: StepSample, norms: np.ndarray) -> Iterator[Alarm]:
-        bad = np.flatnonzero(np.isinf(norms) | (np.isnan(norms) & ~np.isnan(sample.weight)))
+        bad = np.flatnonzero(~np.isfinite(norms))
         if len(bad):
             name = self.names[bad[0]]
             text = f"The gradients of {len(bad)} of {len(self.names)} tensors are not finite, first {name}."
@@ -58,7 +58,9 @@ class StateDetector:
             )
             yield Alarm("stalled", self.names[j], text, _RESOLUTION, 0.5)
         for j in self._large.lasting(ratio > RATIO):
-            text = f"The update of {self.names[j]} is {ratio[j]:.2g} times its weights, for {LASTING} steps above {RATIO}."
+            text = (
+                f"The update of {self.names[j]} is {ratio[j]:.2g} times its weights, for {LASTING} steps above {RATIO}."
+            )
             yield Alarm("large ratio", self.names[j], text, "lower the learning rate of this tensor", 0.6)
 
 
@@ -77,6 +79,6 @@ class Lasting:
         self._steps = np.zeros(tensors, dtype=int)
 
     def lasting(self, holds: np.ndarray) -> Sequence[int]:
-        """Return the indices of the tensors whose condition holds for at least `LASTING` steps."""
+        """Return the indices of the tensors whose condition now holds for `LASTING` steps, once until it ends."""
         self._steps = np.where(holds, self._steps + 1, 0)
-        return np.flatnonzero(self._steps >= LASTING).tolist() if self._steps.max(initial=0) >= LASTING else ()
+        return np.flatnonzero(self._steps == LASTING).tolist()

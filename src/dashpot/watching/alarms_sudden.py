@@ -12,11 +12,13 @@ from dashpot.watching.alarms_sample import StepSample
 
 PAST = 30
 """Number of steps whose largest norm is the reference."""
-LEAST = 10
+LEAST = 20
 """Smallest number of steps of a reference."""
-BATCH = 3.3
+BATCH = 4.2
 """Factor of a gradient norm over its reference from which a batch is bad."""
-JUMP = 3.0
+WITH_LOSS = 2.0
+"""Factor of both the loss and a gradient norm over their references from which a batch is bad."""
+JUMP = 3.5
 """Factor of an update norm over its reference from which the rate has jumped."""
 
 
@@ -33,24 +35,31 @@ class SuddenDetector:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self._grads, self._updates = Reference(len(names)), Reference(len(names))
+        self._grads, self._updates, self._losses = Reference(len(names)), Reference(len(names)), Reference(1)
 
     def update(self, sample: StepSample) -> Iterator[Alarm]:
         """Yield the alarms of a step."""
         grads, updates = self._grads.excess(sample.grad), self._updates.excess(sample.update)
         self._grads.add(sample.grad, BATCH)
         self._updates.add(sample.update, JUMP)
+        least = WITH_LOSS if self._loss_excess(sample.loss) > WITH_LOSS else BATCH
         j, k = int(np.argmax(grads)), int(np.argmax(updates))
-        if grads[j] > BATCH:
-            yield self._bad_batch(j, grads, sample)
+        if grads[j] > least:
+            yield self._bad_batch(j, grads, least, sample)
         elif updates[k] > JUMP:
             yield self._jump(k, updates, sample)
 
-    def _bad_batch(self, j: int, excess: np.ndarray, sample: StepSample) -> Alarm:
+    def _loss_excess(self, loss: float | None) -> float:
+        value = np.array([math.nan if loss is None else loss])
+        excess = self._losses.excess(value)
+        self._losses.add(value, WITH_LOSS)
+        return float(excess[0])
+
+    def _bad_batch(self, j: int, excess: np.ndarray, least: float, sample: StepSample) -> Alarm:
         loss = "" if sample.loss is None else f", at a loss of {sample.loss:.3g}"
         text = (
             f"The gradient of {self.names[j]} is {excess[j]:.3g} times the largest of the previous "
-            f"{self._grads.count} steps{self._others(excess > BATCH)}{loss}."
+            f"{self._grads.count} steps{self._others(excess > least)}{loss}."
         )
         advice = f"examine the batch of step {sample.step}; {_CLIP}"
         return Alarm("bad batch", self.names[j], text, advice, _severity(excess[j]))

@@ -16,6 +16,7 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers.cuda_graph import capturing
 from dashpot.utils.scalars import is_number
 from dashpot.watching.advice import Advice, advise
+from dashpot.watching.alarms import AlarmsProbe
 from dashpot.watching.budget import Budget
 from dashpot.watching.cost import CostProbe, add_cost, cost
 from dashpot.watching.curvature import CurvatureProbe
@@ -64,6 +65,7 @@ class Watcher:
         self.pulse = PulseProbe()
         self.probes: list[Probe] = [
             self.pulse,
+            AlarmsProbe(),
             NormsProbe(every=10),
             DynamicsProbe(every=200),
             NoiseProbe(every=100),
@@ -182,6 +184,11 @@ class Watcher:
         moment.loss = loss.detach().clone() if isinstance(loss, Tensor) else loss
         moment.closure, moment.sliced, moment.size = closure, sliced, size
         moment.examples = size if examples is None else examples
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """Rows of the warnings so far: step, kind, tensor, text, advice, confidence and severity."""
+        return list(self.record.rows("warning"))
 
     def report(self) -> WatchReport:
         """Return what the run does, in at most five sentences, with a page and a figure.
