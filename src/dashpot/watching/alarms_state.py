@@ -38,7 +38,7 @@ class StateDetector:
     def _non_finite(self, sample: StepSample, norms: np.ndarray) -> Iterator[Alarm]:
         bad = np.flatnonzero(~np.isfinite(norms))
         if len(bad):
-            name = self.names[bad[0]]
+            name = self.names[int(bad[0])]
             text = f"The gradients of {len(bad)} of {len(self.names)} tensors are not finite, first {name}."
             yield Alarm("non-finite", name, text, _RESTORE, 1.0)
         elif sample.loss is not None and not math.isfinite(sample.loss):
