@@ -45,7 +45,7 @@ def fashion_images(folder: str | None) -> Batch:
 
 
 def noisy(labels: Tensor, g: torch.Generator, share: float = NOISE) -> Tensor:
-    """Return labels of which a share is random."""
+    """Return labels after replacing a share by random ones."""
     random = torch.randint(10, labels.shape, generator=g)
     return torch.where(torch.rand(labels.shape, generator=g) < share, random, labels)
 

@@ -56,7 +56,7 @@ class TestSampler:
     def test_reader_measures_norms_and_products(self):
         grads, weights = noise(4)
         last = list(stream(grads, weights))[-1]
-        # The reader computes the same sums in another order; float64.
+        # The reader computes the same sums in a different order; float64.
         np.testing.assert_allclose(last.slope, (grads[3] * (weights[3] - weights[2])).sum(1), rtol=1e-12)
         jerk = grads[3] - 2 * grads[2] + grads[1]
         np.testing.assert_allclose(last.jerk, np.sqrt((jerk**2).sum(1)), rtol=1e-12)

@@ -120,7 +120,7 @@ class AlarmsProbe(Probe):
 
 
 def _rate(optimizer: Any) -> float:
-    """Return the learning rate in force of the first group."""
+    """Return the current learning rate of the first group."""
     current = getattr(optimizer, "current_lr", None)
     return float(current() if current is not None else optimizer.param_groups[0].get("lr", 1.0))
 

@@ -16,12 +16,12 @@ SAMPLE = 128
 
 
 class StepSample(NamedTuple):
-    """One step. Arrays have one entry for each tensor, NaN without a gradient; norms are of the sampled elements.
+    """One step. Arrays have one entry for each tensor, NaN without a gradient; norms cover the sampled elements.
 
     Attributes:
         step: Number of the step.
         loss: Loss of the batch before the step, or None.
-        rate: Learning rate in force of the first group.
+        rate: Current learning rate of the first group.
         grad: Norms of the gradients.
         update: Norms of the updates of the step.
         weight: Norms of the weights before the step.

@@ -19,7 +19,7 @@ RATIO = 0.3
 
 
 class StateDetector:
-    """Tests conditions of single tensors, most of which must hold for 20 consecutive steps.
+    """Tests conditions of single tensors. Except for non-finite numbers, they must hold for 20 consecutive steps.
 
     Args:
         names: Names of the tensors.

@@ -111,7 +111,7 @@ class Reference:
         return np.where(np.isfinite(factors), factors, 0.0)
 
     def add(self, values: np.ndarray, limit: float) -> None:
-        """Add the values of a step, of which those above `limit` times the reference are reduced to it."""
+        """Add the values of a step; those above `limit` times the reference are reduced to it."""
         finite = np.where(np.isfinite(values), values, 0.0)
         capped = np.minimum(finite, limit * self._largest) if self._steps >= LEAST else finite
         self._values[self._steps % len(self._values)] = np.where(self._largest > 0, capped, finite)
