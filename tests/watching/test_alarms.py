@@ -96,7 +96,7 @@ class TestSudden:
 def quadratic(rates, *, sigma, growth=None, seed=0):
     """Samples of gradient descent on a quadratic with noise, until divergence.
 
-    `growth` contains the factors of the curvature at each step; half of the elements then have a slowly growing gradient.
+    `growth` contains factors of the curvature at each step; half of the elements then have a slowly growing gradient.
     """
     rng = np.random.default_rng(seed)
     h, w, grads, weights = np.linspace(0.1, 1, 50), np.ones(50), [], [np.ones((2, 50))]
