@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BATCH = Interval(1, math.inf, "left", integer=True)
 _MOMENTUM = OneOf(("progress", "steps"))
+_WARMUP = "the same number of examples; the warm-up for a larger batch keeps its steps"
 _HORIZON = {"progress": "examples", "steps": "steps"}  # names of `scale_batch`
 FARTHEST = 64
 """Largest ratio of batch sizes, up or down."""
@@ -46,8 +47,8 @@ class Advice(Analysis):
         progress = (1 + B_noise/old)/(1 + B_noise/new),   steps = 1/progress,   examples = new/old/progress
 
     are the progress of a step, and the steps and examples for the same progress. The settings are those of
-    `analysis.scale_batch` with `noise_scale`: lr D/d is proportional to the progress; averages and the warm-up cover
-    the same progress.
+    `analysis.scale_batch` with `noise_scale`: lr D/d is proportional to the progress, and averages cover the
+    same progress. The warm-up for a larger batch keeps its steps.
 
     Attributes:
         batch: The new number of examples of a step.
@@ -84,7 +85,7 @@ class Advice(Analysis):
 
     @property
     def schedule(self) -> dict[str, Schedule]:
-        """Schedules for the same number of examples, by setting; a warm-up of lr covers the same progress."""
+        """Schedules for the same number of examples, by setting; a warm-up for a larger batch keeps its steps."""
         return self.scaling.schedule if self.scaling is not None else {}
 
     @property
@@ -247,22 +248,23 @@ def _advice(given: Any, original: Any, facts: Advice, momentum: str) -> Advice:
         scaling = scale_batch(given, facts.old, facts.batch, momentum=_HORIZON[momentum], noise_scale=facts.noise.scale)
     except ArgumentError as error:
         return dataclasses.replace(facts, reason=str(error).removeprefix("scale_batch: "))
-    scaling = _with_warmup(facts, dict(given.schedule), scaling)
+    scaling = _with_warmup(dict(given.schedule), scaling)
     owner = None if isinstance(original, Recipe) else original
     return dataclasses.replace(facts, scaling=dataclasses.replace(scaling, optimizer=owner))
 
 
-def _with_warmup(facts: Advice, old: dict[str, Schedule], scaling: BatchScaling) -> BatchScaling:
-    """Return the scaling with a warm-up of the learning rate that covers the same progress."""
+def _with_warmup(old: dict[str, Schedule], scaling: BatchScaling) -> BatchScaling:
+    """Return the scaling with the steps of the warm-up of the learning rate unchanged for larger batches.
+
+    Stable rates of the first steps depend on the number of steps: the first gradients often exceed their noise.
+    """
     if "lr" not in old:
         return scaling
-    assert facts.noise is not None
-    advance = facts._progress(facts.noise.initial)
-    new = with_warmup(old["lr"], scaling.schedule["lr"], scaling.ratio, advance)
+    factor = 1.0 if scaling.ratio > 1 else scaling.progress
+    new = with_warmup(old["lr"], scaling.schedule["lr"], scaling.ratio, factor)
     changes = [change for change in scaling.schedule_changes if change.name != "schedule of lr"]
     if new != old["lr"]:
-        reason = f"the same number of examples; a warm-up covers the same progress, {number(advance)} old steps a step"
-        changes.insert(0, Change("schedule of lr", old["lr"], new, reason))
+        changes.insert(0, Change("schedule of lr", old["lr"], new, _WARMUP))
     schedule = {**scaling.schedule, "lr": new}
     return dataclasses.replace(scaling, schedule=schedule, schedule_changes=tuple(changes))
 

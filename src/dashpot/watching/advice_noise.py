@@ -21,7 +21,6 @@ class Noise(NamedTuple):
         step: Step of the measurement.
         is_bound: Whether `scale` is only a lower bound.
         is_preconditioned: Whether gradients are weighted by the rates of the method.
-        initial: First estimate of the run, at most `scale`.
     """
 
     scale: float
@@ -31,7 +30,6 @@ class Noise(NamedTuple):
     step: int
     is_bound: bool
     is_preconditioned: bool
-    initial: float
 
 
 def progress(scale: float, old: float, new: float) -> float:
@@ -49,7 +47,7 @@ def noise_of(record: WatchRecord, *, preconditioned: bool) -> Noise | str:
     rows = list(record.rows("noise"))
     found = [noise for noise in (_of_row(row, preconditioned) for row in rows) if noise is not None]
     if found:
-        return found[-1]._replace(initial=min(found[0].scale, found[-1].scale))
+        return found[-1]
     reasons = [row["reason"] for row in rows if row.get("reason")]
     return reasons[-1] if reasons else _UNMEASURED
 
@@ -73,5 +71,4 @@ def _read(row: Mapping[str, Any], values: Mapping[str, Any], preconditioned: boo
         step=row["step"],
         is_bound=scale is None,
         is_preconditioned=preconditioned,
-        initial=float(bound),
     )

@@ -1,4 +1,4 @@
-"""Schedules for a different batch: the warm-up covers the same progress, the whole run the same examples."""
+"""Schedules for the same number of examples, with a separate factor for the warm-up."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dashpot.analysis.time_scaling import rescaled
 from dashpot.schedules import ExponentialWarmup, LinearWarmup, Product, Schedule, Sequence
 
 
-def with_warmup(old: Schedule, new: Schedule, ratio: float, progress: float) -> Schedule:
-    """Return the rescaled schedule `new` with the steps of the warm-up of `old` divided by `progress`.
+def with_warmup(old: Schedule, new: Schedule, ratio: float, factor: float) -> Schedule:
+    """Return the rescaled schedule `new` with the steps of the warm-up of `old` divided by `factor`.
 
     The warm-up has at most half of the steps. The rest is shortened such that the length is that of `new`.
 
@@ -15,29 +15,29 @@ def with_warmup(old: Schedule, new: Schedule, ratio: float, progress: float) -> 
         old: Schedule of the present batch.
         new: The same with all lengths divided by `ratio`.
         ratio: New over present batch.
-        progress: Progress of a step of the new batch during the warm-up, in present steps.
+        factor: Divisor of the steps of the warm-up.
     """
     if isinstance(old, Product) and isinstance(new, Product):
         pairs = zip(old.parts, new.parts, strict=True)
-        return Product(tuple(_divided(a, progress) if isinstance(a, LinearWarmup) else b for a, b in pairs))
+        return Product(tuple(_divided(a, factor) if isinstance(a, LinearWarmup) else b for a, b in pairs))
     if isinstance(old, (LinearWarmup, ExponentialWarmup)):
-        return _divided(old, progress)
+        return _divided(old, factor)
     if not isinstance(old, Sequence) or not isinstance(old.parts[0], (LinearWarmup, ExponentialWarmup)):
         return new
     start, length, wanted = old.milestones[0], _length(old), _length(new)
-    kept = max(1, round(start / progress))
+    kept = max(1, round(start / factor))
     if length is None or wanted is None:  # without an end
         return _joined(old, kept, ratio)
     kept = max(1, min(kept, wanted // 2))
     return _joined(old, kept, (length - start) / (wanted - kept))
 
 
-def _joined(old: Sequence, kept: int, factor: float) -> Schedule:
-    """Return `old` with `kept` steps of warm-up, and the length of the rest divided by `factor`."""
+def _joined(old: Sequence, kept: int, ratio: float) -> Schedule:
+    """Return `old` with `kept` steps of warm-up, and the length of the rest divided by `ratio`."""
     start = old.milestones[0]
     milestones = tuple(step - start for step in old.milestones[1:])
     rest = Sequence(old.parts[1:], milestones) if milestones else old.parts[1]
-    found = rescaled(rest, factor)
+    found = rescaled(rest, ratio)
     if found is None:
         return old
     warmup = _divided(old.parts[0], start / kept)
