@@ -172,3 +172,30 @@ def test_large_tensors_are_sampled_and_parameters_without_gradients_are_excluded
     assert found["0"]["sampled"] == 256
     exact = float((w.detach() - before).norm())
     assert found["0"]["dw"][3] == pytest.approx(exact, rel=0.2)  # 256 squared normals: standard error 4 %
+
+
+@pytest.mark.parametrize("make", [dp.SGD, torch.optim.SGD], ids=["dashpot", "torch"])
+def test_gradient_scaler_does_not_count_as_clipping(make):
+    model = nn.Linear(8, 4)
+    optimizer = make(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    watcher = watcher_of(optimizer, model)
+    for _ in range(2):
+        optimizer.zero_grad()
+        scaler.scale(model(torch.ones(16, 8)).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    rate = watcher.record.rows("dynamics").last["rates"]["weight"]
+    assert rate["clip"] == 1
+    assert rate["measured"] == pytest.approx(0.1, rel=1e-4)  # rounding of float32 weights
+    assert rate["ratio"] == pytest.approx(0.1, rel=1e-4)
+
+
+def test_groups_have_their_own_rates():
+    def make(params):
+        weight, *others = params
+        return torch.optim.SGD([{"params": [weight], "lr": 0.01}, {"params": others}], lr=0.1)
+
+    rates = watched(make)[0][-1]["rates"]
+    assert rates["0.weight"]["measured"] == pytest.approx(0.01, rel=1e-9)
+    assert rates["0.bias"]["measured"] == pytest.approx(0.1, rel=1e-9)

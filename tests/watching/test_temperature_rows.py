@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from dashpot.experiments.stacked_network import digit_vectors
 from dashpot.watching import watch
+from dashpot.watching.noise import NoiseProbe
+from dashpot.watching.pulse import PulseProbe
 from dashpot.watching.rates import RateView
 from dashpot.watching.spectrum import SpectrumProbe
 from dashpot.watching.temperature import TemperatureProbe, combined
@@ -206,3 +209,48 @@ def test_row_combines_both_predicted_parts():
     falling = combined(Fluctuation(512, reason="The loss is not stationary."), 0.4, 20, weights, None)
     assert (falling["predicted"], falling["measured"]) == (None, None)
     assert falling["reason"] == "The loss is not stationary."
+
+
+@pytest.mark.slow
+def test_excess_loss_of_softmax_regression_on_digits_is_predicted():
+    inputs, labels, _, _ = digit_vectors()
+
+    def objective(model, x, y):
+        penalty = sum(p.square().sum() for p in model.parameters())
+        return nn.functional.cross_entropy(model(x), y) + 0.015 * penalty
+
+    model = nn.Linear(64, 10)
+    solver = torch.optim.LBFGS(model.parameters(), max_iter=2000, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
+
+    def closure():
+        solver.zero_grad()
+        loss = objective(model, inputs, labels)
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    lowest, excess = closure().item(), []
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # starts at the minimum
+    watcher = watch(optimizer, model, budget=1.0)
+    watcher.budget.affords = lambda *args: True
+    watcher.probes = [PulseProbe(), NoiseProbe(every=10), TemperatureProbe(every=16)]
+    for step in range(3000):
+        index = torch.randint(len(labels), (10,))
+        x, y = inputs[index], labels[index]
+        loss = objective(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        watcher.observe(
+            loss, sliced=lambda first, last, x=x, y=y: objective(model, x[first:last], y[first:last]), size=10
+        )
+        optimizer.step()
+        if step >= 1000 and step % 5 == 0:
+            excess.append(objective(model, inputs, labels).item() - lowest)
+    rows = [row for row in watcher.record.rows("temperature") if row["excess"] is not None][-20:]
+    predicted = np.mean([row["excess"] for row in rows])
+    print(f"excess loss {np.mean(excess):.4f}, predicted {predicted:.4f}")
+    # Noise of 20 recent measurements of the trace, about 5 %, and of 2000 correlated steps, about 5 %.
+    assert np.mean(excess) == pytest.approx(predicted, rel=0.2)
+    sampling = [row["parts"]["sampling"] / row["expected"]["sampling"] for row in rows if row["expected"]["sampling"]]
+    assert np.median(sampling) == pytest.approx(1, abs=0.2)  # 30 squared differences, skewed

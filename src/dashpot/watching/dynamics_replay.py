@@ -55,7 +55,7 @@ class Replayed(NamedTuple):
 
     Attributes:
         dw: Measured change of the stored weights.
-        g: Gradient, without the factors of loss scale and `max_norm`.
+        g: Gradient, without loss scale and `max_norm`.
         update: Exact change, before rounding.
         step: The step as a linear function, or None.
         settings: Pole and zero of a filter with a constant pole, or None.
@@ -133,7 +133,8 @@ def replayed(watcher: Watcher, item: Snapshot) -> Replayed | None:
     slots = {**item.slots, **_observed(bucket, item.recipe, states)}
     inputs = StepInputs(item.recipe, scalars, item.w, bucket.gather(grads), slots)
     dw = _weights(bucket, states) - item.w
-    return _result(item, inputs, dw, clip)
+    found = _result(item, inputs, dw, clip)
+    return found._replace(g=found.g * (scale / clip) if clip else found.g)
 
 
 def _result(item: Snapshot, inputs: StepInputs, dw: Tensor, clip: float) -> Replayed:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _COLLINEAR = 1e-6  # 1 - correlation^2 of direction and weight below which their coefficients are not separable
+_POWER = 1e-6  # largest distance of a binary logarithm from an integer
 
 
 class Applied(NamedTuple):
@@ -78,7 +80,9 @@ def sign_agreement(momentum: Tensor, gradient: Tensor) -> tuple[float | None, fl
 
 
 def clip_factor(before: Tensor, after: Tensor) -> float | None:
-    """Return the factor by which a gradient was scaled; None if it was changed in another way.
+    """Return the factor by which clipping scaled a gradient; None if it was changed in a different way.
+
+    A power of 2 is the factor of a gradient scaler, not of clipping.
 
     Args:
         before: Gradient after the backward pass.
@@ -89,4 +93,6 @@ def clip_factor(before: Tensor, after: Tensor) -> float | None:
         return None
     factor = float(before @ after) / square
     rest = float(torch.linalg.vector_norm(after - factor * before))
+    if factor > 0 and abs(math.log2(factor) - round(math.log2(factor))) < _POWER:
+        return 1.0
     return factor if rest <= 1e-3 * abs(factor) * square**0.5 else None  # rounding of half-precision gradients
