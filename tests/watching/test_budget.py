@@ -50,6 +50,20 @@ def probe(name, every_steps, seconds, estimate=0.1, cheap=False):
     return Timed()
 
 
+def test_early_expensive_measurements_leave_no_gap_in_cheap_ones():
+    probes = [
+        probe("pulse", 1, 0.1, 0.005, cheap=True),  # half of the budget, at every second step
+        probe("norms", 10, 0.07, 0.05),
+        probe("temperature", 50, 0.5, 0.3),
+        probe("dynamics", 200, 2.0, 1.0),
+        probe("noise", 20, 1.0, 1.0),
+        probe("curvature", 100, 4.0, 40.0),
+    ]
+    run = Run(0.1, probes, steps=1200).train(1200)
+    assert len(run.measured["norms"]) == 120
+    assert run.used[-1] <= 0.1 * 1.1  # the tenth of the budget that norms have of their own
+
+
 def test_share_stays_below_budget_with_cheap_and_expensive_measurements():
     probes = [
         probe("pulse", 1, 0.003, 0.005, cheap=True),

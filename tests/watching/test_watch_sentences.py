@@ -176,6 +176,14 @@ def test_stalled_tensors_are_listed_from_the_largest_share():
     assert isinstance(report_faults.stalled(record(dynamics={"step": 7, "tensors": {"c": tensors["c"]}})), str)
 
 
+def test_stalled_tensors_with_negligible_gradients_are_inert():
+    found = with_norms({"a": tensor(1e-8), "b": tensor()})
+    found.add("dynamics", {"step": 7, "tensors": {"a": {"stalled": 1.0}}})
+    assert report_faults.stalled(found).finding == "inert"
+    found.add("dynamics", {"step": 9, "tensors": {"b": {"stalled": 1.0}}})
+    assert report_faults.stalled(found).finding == "stalled"
+
+
 def test_large_updates_name_the_tensor():
     found = report_faults.updates(with_norms({"a": tensor(ratio=0.3), "b": tensor()}))
     assert (found.finding, found.number) == ("large updates", pytest.approx(0.3))

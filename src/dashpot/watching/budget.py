@@ -11,6 +11,8 @@ GRACE = 200
 """Number of steps that a run is assumed to have at least, so that the first steps can be measured."""
 _PAUSE = 10.0  # a longer break between steps, in step times, counts as this many: evaluations, idle notebooks
 _HOOKS = "hooks"
+_CHEAP = 0.1  # largest prior of kinds, such as norms, that have a share of the budget of their own
+_GUARANTEED = 0.1  # of the budget, so that credit in advance for other kinds leaves no gaps in their curves
 
 
 class Budget:
@@ -19,8 +21,8 @@ class Budget:
     The time of the steps earns credit, `share` seconds per second, and a measurement spends its measured cost. A
     measurement starts only if the credit covers its expected cost: the last cost of its kind, or before the first
     measurement an estimate in step times. Half of the income is saved for kinds that wait for credit, so that frequent
-    measurements do not displace an expensive one. Credit is given in advance for the first 200 steps, and if the number
-    of steps is known, for half of the remaining steps.
+    measurements do not displace an expensive one, and each cheap kind has a tenth of the budget of its own. Credit is
+    given in advance for the first 200 steps, and if the number of steps is known, for half of the remaining steps.
 
     Args:
         share: Allowed share, in (0, 1]; 1 means no limit.
@@ -144,6 +146,8 @@ class Budget:
         if self.share == 1:
             return True
         cost = self._cost(kind, prior)
+        if prior <= _CHEAP and self.spent.get(kind, 0.0) + cost <= _GUARANTEED * self.share * self.elapsed:
+            return True
         others = sum(min(saved, self.expected.get(k, math.inf)) for k, saved in self._saved.items() if k != kind)
         # Saved income is not reduced by probes that always run, and must not block all others.
         free = self.credit - self._reserved

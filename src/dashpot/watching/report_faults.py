@@ -25,6 +25,8 @@ NOT_FINITE = "Not finite"
 """Start of the reason in rows with a number that is not finite."""
 STALLED = 0.5
 """Share of elements below the resolution of the dtype from which a tensor is stalled."""
+INERT = 1e-5
+"""Ratio of the gradient of a tensor to that of all tensors below which it is negligible."""
 LARGE_UPDATE = 0.1
 """Ratio of update to weight from which updates are large."""
 _NAMES = 3  # largest number of listed tensors
@@ -92,10 +94,20 @@ def stalled(record: WatchRecord) -> Sentence | str:
     names = [name for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share > STALLED]
     if not names:
         return "No tensor has stalled."
-    largest = shares[names[0]]
-    text = f"Updates of {percent(largest)} of the elements are below the resolution of the dtype in {_tensors(names)}"
+    largest, listed = shares[names[0]], _tensors(names)
+    text = f"Updates of {percent(largest)} of the elements are below the resolution of the dtype in {listed}"
+    if all(_is_inert(record, name) for name in names):
+        action = "their gradients are negligible, as for biases before a normalization, which can be omitted"
+        return Sentence("stalled", "inert", text, largest, f"step {row['step']}", action)
     action = "keep these weights in float32 or with compensated rounding, or raise their learning rate"
     return Sentence("stalled", "stalled", text, largest, f"step {row['step']}", action)
+
+
+def _is_inert(record: WatchRecord, name: str) -> bool:
+    """Return whether the gradient of a tensor is negligible."""
+    row = newest(record, "norms", "grad")
+    own = None if row is None else _grad(row, name)
+    return row is not None and own is not None and own <= INERT * row["grad"]
 
 
 def updates(record: WatchRecord) -> Sentence | str:

@@ -23,6 +23,7 @@ PRIORITIES: Mapping[str, float] = {
     "clipped": 0.38,  # clipping lowers the learning rate
     "falling loss": 0.35,
     "temperature": 0.3,
+    "inert": 0.28,  # tensors without effect
     "updates": 0.25,
     "rate": 0.22,
     "agreement": 0.2,
