@@ -6,20 +6,18 @@ import math
 
 STEPS = 400
 """Length of the healthy runs."""
-RUNS = 0
-"""Number of healthy runs."""
-FALSE: dict[str, int] = {}
-"""Number of healthy runs with a warning of each kind, from `python benchmarks/early_warning.py`."""
+FALSE: dict[str, tuple[int, int]] = {}
+"""Number of healthy runs with a warning of each kind, and of all healthy runs, as in docs/watching.md."""
 
 
 def confidence(kind: str) -> str:
     """Return the measured rate of false alarms of a kind of warnings in words."""
-    count = FALSE.get(kind)
-    if count is None:
+    if kind not in FALSE:
         return "rate of false alarms not measured"
-    low, high = interval(count, RUNS)
+    count, runs = FALSE[kind]
+    low, high = interval(count, runs)
     return (
-        f"false alarms in {count} of {RUNS} healthy runs of {STEPS} steps "
+        f"false alarms in {count} of {runs} healthy runs of {STEPS} steps "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
     )
 

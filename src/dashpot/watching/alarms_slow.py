@@ -17,7 +17,7 @@ WINDOW = 16
 """Number of steps of medians and means."""
 START = 20
 """First step of a reference."""
-UPDATES = 3.2
+UPDATES = 4.5
 """Growth of the median update norm since its minimum from which updates grow."""
 GRADIENTS = 2.5
 """Growth of the median gradient norm since its minimum from which gradients grow."""
@@ -40,7 +40,8 @@ class SlowDetector:
     instability: of a growing rate, of sharpening, or of a second moment that lags behind the gradients.
 
     With large batches, consecutive gradients differ little until a direction becomes unstable. There the gradient
-    alternates with a growing amplitude, and the second differences of the gradient grow long before the loss does.
+    alternates with a growing amplitude, and its second differences grow long before the loss does. This sign is not
+    used for methods with a second moment, which follows the growing gradient and lowers the rate.
 
     Args:
         names: Names of the tensors.
@@ -102,6 +103,8 @@ class SlowDetector:
         )
 
     def _roughened(self) -> Iterator[Alarm]:
+        if self.horizon is not None:
+            return
         found, gradients = self._jerks.found(), self._levels.found()
         if found is None or gradients is None or found.factor <= ROUGHNESS or gradients.factor <= RISEN:
             return
