@@ -73,7 +73,7 @@ class CurvatureProbe(Probe):
         self._reason = row["reason"]
 
     def _measured(self, watcher: Watcher, moment: Moment) -> dict[str, Any]:
-        closure, examples = self._closure(moment, limited=watcher.budget.share < 1)
+        closure, examples = self._closure(moment, limited=watcher.record.header["budget"] < 1)
         if closure is None:
             return _undefined("Curvature requires a closure: watcher.observe(closure=...) before the step.")
         scales = scales_of(watcher.optimizer)
