@@ -44,6 +44,7 @@ __all__ = [
     "module_buffers",
     "neg_view",
     "preserve_version_counters",
+    "supports_step_hooks",
     "tensor_hooks",
     "without_forward_ad",
     "write_count",
@@ -143,6 +144,11 @@ def preserve_version_counters(tensors: Sequence[Tensor]) -> AbstractContextManag
 
 # This flag is checked at every step. A public alternative would slow down steps of small models. No fallback.
 is_profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # pyright: ignore[reportPrivateImportUsage]
+
+
+def supports_step_hooks(optimizer: object) -> bool:
+    """Check for an initialized optimizer; wrappers that only forward calls have no hooks of their own."""
+    return isinstance(optimizer, torch.optim.Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks")
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:

@@ -144,7 +144,10 @@ def test_error_of_the_closure_becomes_the_reason_and_restores_gradients():
     def failing():
         raise torch.OutOfMemoryError("out of memory\ndetails")
 
-    assert measured(torch.optim.SGD([w], lr=0.1), failing)["reason"] == "The measurement failed: out of memory"
+    assert (
+        measured(torch.optim.SGD([w], lr=0.1), failing)["reason"]
+        == "The measurement failed: RuntimeError: out of memory."
+    )
     assert torch.equal(w.grad, kept)
 
 

@@ -225,7 +225,7 @@ def test_observe_rejects_losses_that_are_not_numbers(loss):
     if loss is None:
         watcher.observe(loss)
         return
-    with pytest.raises(dp.ArgumentError, match="loss must be a number or a tensor of one element"):
+    with pytest.raises(dp.ArgumentError, match="loss must be a number or a real tensor of one element"):
         watcher.observe(loss)
 
 

@@ -149,8 +149,10 @@ def test_measurement_that_fails_becomes_a_reason_and_is_removed():
         for _ in range(5):
             w.grad = torch.ones(2)
             optimizer.step()
-        assert [row["reason"] for row in watcher.record.rows("failing")] == ["ValueError: no"] * 3
-        assert watcher.status()["notes"] == ["failing is no longer measured: ValueError: no"]
+        assert [row["reason"] for row in watcher.record.rows("failing")] == [
+            "The measurement failed: ValueError: no."
+        ] * 3
+        assert watcher.status()["notes"] == ["failing is no longer measured: The measurement failed: ValueError: no."]
 
 
 def test_status_and_cost_row_show_the_measured_shares():

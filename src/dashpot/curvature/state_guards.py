@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -19,16 +21,18 @@ from dashpot.curvature.graph import leaves
 
 
 class RngSnapshot:
-    """Snapshot of torch's generator states on the CPU and on the devices of the given tensors."""
+    """Snapshot of the generator states of Python, NumPy and torch, on the CPU and the devices of the given tensors."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._devices = [d for d in dict.fromkeys(x.device for x in tensors) if d.type not in ("cpu", "meta")]
-        self._cpu = torch.get_rng_state()
+        self._cpu = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)
         self._others = [torch.get_device_module(d).get_rng_state(d) for d in self._devices]
 
     def restore(self) -> None:
         """Restore the generator states, so that another evaluation draws the same dropout masks."""
-        torch.set_rng_state(self._cpu)
+        torch.set_rng_state(self._cpu[0])
+        random.setstate(self._cpu[1])
+        np.random.set_state(self._cpu[2])
         for device, state in zip(self._devices, self._others, strict=True):
             torch.get_device_module(device).set_rng_state(state, device)
 

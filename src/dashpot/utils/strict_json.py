@@ -13,7 +13,7 @@ def encode(line: dict[str, Any]) -> str:
     >>> encode({"kind": "steps", "loss": [0.5, float("nan")]})
     '{"kind":"steps","loss":[0.5,"nan"]}'
     """
-    return json.dumps(_strict(line), separators=(",", ":"), allow_nan=False)
+    return json.dumps(strict(line), separators=(",", ":"), allow_nan=False)
 
 
 def decode(text: str | bytes) -> Any:
@@ -35,12 +35,16 @@ def _reject(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _strict(value: Any) -> Any:
-    """Convert tuples to lists and non-finite numbers to strings."""
+def strict(value: Any) -> Any:
+    """Convert tuples to lists and non-finite numbers to strings.
+
+    >>> strict({"betas": (0.9, float("inf"))})
+    {'betas': [0.9, 'inf']}
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dashpot.curvature.state_guards import RngSnapshot, preserve_buffers
 from dashpot.engine.dtensor import has_dtensor
+from dashpot.watching.probe import NO_LOSS, MeasurementError
 
 if TYPE_CHECKING:
     from dashpot.watching.probe import Moment
@@ -43,6 +44,9 @@ def _loss_of(watcher: Watcher, moment: Moment, last: int) -> float:
     random = RngSnapshot(list(watcher.names))
     try:
         with torch.no_grad(), preserve_buffers(), torch.compiler.set_stance("force_eager"):
-            return float(moment.sliced(0, last))
+            loss: Any = moment.sliced(0, last)
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                raise MeasurementError(NO_LOSS)
+            return float(loss)
     finally:
         random.restore()

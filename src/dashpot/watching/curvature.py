@@ -12,7 +12,7 @@ from dashpot._torch_private import NormBase
 from dashpot.curvature import Eigenvalues, eigenvalues
 from dashpot.errors import DashpotError
 from dashpot.watching.curvature_operator import Scales, scaled_hessian, scales_of
-from dashpot.watching.probe import Moment, Probe
+from dashpot.watching.probe import Moment, Probe, failure
 
 if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
@@ -67,7 +67,7 @@ class CurvatureProbe(Probe):
         try:
             row = self._measured(watcher, moment)
         except (DashpotError, RuntimeError) as error:  # also out of memory: the training goes on
-            row = _undefined(_first_line(error))
+            row = _undefined(str(error) if isinstance(error, DashpotError) else failure(error))
         if row["reason"] is None or row["reason"] != self._reason:  # one row per reason
             watcher.record.add(self.kind, {"step": moment.step, **row})
         self._reason = row["reason"]
@@ -112,11 +112,6 @@ def _numbers(found: Eigenvalues, scales: Scales) -> dict[str, Any]:
         "iterations": found.iterations,
         "converged": found.converged,
     }
-
-
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if isinstance(error, DashpotError) else f"The measurement failed: {text[:200]}"
 
 
 def _undefined(reason: str) -> dict[str, Any]:

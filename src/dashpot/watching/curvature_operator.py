@@ -43,6 +43,8 @@ def scales_of(optimizer: Any) -> Scales:
     if view.view is None:
         raise CurvatureError(str(view.reason))
     forms = [form for _, form in view.groups()]
+    if any(p.grad is not None and p.grad.is_sparse for group in view.view.param_groups for p in group["params"]):
+        raise CurvatureError("A gradient is sparse.")
     params, rates, shifts, edges = [], [], [], []
     for (index, form), group in zip(view.groups(), view.view.param_groups, strict=True):
         edge = _edge(form)

@@ -18,7 +18,7 @@ from dashpot.engine.dtensor import has_dtensor, local
 from dashpot.engine.eager import real_view
 from dashpot.engine.sharding import shard_spec
 from dashpot.utils.scalars import scalar_dtype
-from dashpot.watching.probe import MeasurementError
+from dashpot.watching.probe import NO_LOSS, MeasurementError
 
 Gradients = dict[Tensor, Tensor]
 """Gradients (local shards) by parameter, as real tensors."""
@@ -165,8 +165,8 @@ class ExtraPasses:
 
     def _gradient(self, first: int, last: int, keep: Callable[[Tensor], set[Tensor]]) -> Gradients:
         loss = self.sliced(first, last)
-        if not isinstance(loss, Tensor) or loss.grad_fn is None:
-            raise MeasurementError("The function `sliced` must return a loss with a graph.")
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.grad_fn is None:
+            raise MeasurementError(NO_LOSS)
         with disable_hooks({*self.params, *keep(loss)}):
             loss.backward()
         if any(p.grad is not None and p.grad.layout != torch.strided for p in self.params):

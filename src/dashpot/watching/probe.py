@@ -44,8 +44,20 @@ class Moment:
         return None if self.loss is None else float(self.loss)
 
 
+_LONGEST = 200  # characters of a message
+NO_LOSS = "The function `sliced` must return the mean loss, a tensor of one element with a graph."
+
+
 class MeasurementError(Exception):
     """Raised by a probe without a result; the message is the reason, one sentence."""
+
+
+def failure(error: Exception) -> str:
+    """Return the reason of a failed measurement, one line."""
+    if isinstance(error, MeasurementError):
+        return str(error)
+    line = (str(error).strip() or "no message").splitlines()[0][:_LONGEST].rstrip(".")
+    return f"The measurement failed: {type(error).__name__}: {line}."
 
 
 class Probe:

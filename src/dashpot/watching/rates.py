@@ -86,12 +86,12 @@ class RateView:
 
     @torch.no_grad()
     def tensor(self, index: int, p: Tensor) -> TensorRate | None:
-        """Return the next step of a parameter of group `index`; None without a gradient.
+        """Return the next step of a parameter of group `index`; None without a dense gradient.
 
         The stages of the recipe are applied to the current gradient and state, in the dtype of the weight, without
         changing them.
         """
-        if p.grad is None or self.view is None:
+        if p.grad is None or p.grad.layout is not torch.strided or self.view is None:
             return None
         view, state = self.view, self.view.state.get(p, {})
         plan = view._plan_group(index, view.steps_done())

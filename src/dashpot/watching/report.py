@@ -90,13 +90,14 @@ class WatchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return sentences, reasons, settings and the newest row of each kind as JSON-serializable data."""
-        newest = {kind: rows.last for kind, rows in self.record.series.items()}
+        stored = self.record.to_dict()
+        newest = {kind: rows[-1] for kind, rows in stored["series"].items() if rows}
         return {
             "step": self.step,
             "sentences": [sentence.to_dict() for sentence in self.sentences],
             "more": [sentence.to_dict() for sentence in self.more],
             "missing": dict(self.missing),
-            "header": self.record.header,
+            "header": stored["header"],
             "newest": newest,
         }
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dashpot.utils.strict_json import strict
+
 LIMIT = 512
 """Largest number of rows of a series in memory."""
 _TENSOR_ROWS = 64_000  # largest number of entries by tensor in a series; a few hundred bytes each
@@ -117,7 +119,7 @@ class WatchRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-serializable data."""
         stored = {kind: list(rows) for kind, rows in self.series.items() if kind not in _MEMORY_ONLY}
-        return {"header": self.header, "series": stored}
+        return {"header": strict(self.header), "series": stored}
 
     @classmethod
     def of_dict(cls, data: dict[str, Any]) -> WatchRecord:

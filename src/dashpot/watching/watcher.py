@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from dashpot._torch_private import supports_step_hooks
 from dashpot.constraints import Interval, Optional, check, shown
 from dashpot.engine.dtensor import has_dtensor
 from dashpot.errors import ArgumentError
@@ -25,7 +26,7 @@ from dashpot.watching.facts import header_of, tensor_names
 from dashpot.watching.noise import NoiseProbe
 from dashpot.watching.norms import NormsProbe
 from dashpot.watching.planning import Plan
-from dashpot.watching.probe import MeasurementError, Moment, Probe
+from dashpot.watching.probe import MeasurementError, Moment, Probe, failure
 from dashpot.watching.pulse import PulseProbe
 from dashpot.watching.ranks import Ranks
 from dashpot.watching.rates import RateView
@@ -37,7 +38,7 @@ from dashpot.watching.temperature import TemperatureProbe
 from dashpot.watching.tensor_norms import reduce_sums
 
 _BUDGET = Interval(0, 1, "right")
-_STEPS = Optional(Interval(1, closed="left", integer=True))
+_COUNT = _STEPS = Optional(Interval(1, closed="left", integer=True))
 _MOST_FAILURES = 3
 _CLOSURE = "The step was given a closure, inside which its gradients exist; call the closure before the step instead."
 
@@ -174,12 +175,20 @@ class Watcher:
                 curvature.
             sliced: Function of (first, last) that returns the mean loss over a range of the examples of the batch, with
                 a graph. Used for the noise scale.
-            size: Number of examples of the step, over all micro-batches and ranks.
-            examples: Number of examples of `closure` and `sliced`. Default: `size`.
+            size: Number of examples of the step, over all micro-batches and ranks, >= 1.
+            examples: Number of examples of `closure` and `sliced`, >= 1. Default: `size`.
+
+        Raises:
+            ArgumentError: If an argument has the wrong type or is out of range.
         """
-        if loss is not None and not is_number(loss) and not (isinstance(loss, Tensor) and loss.numel() == 1):
-            got = tuple(loss.shape) if isinstance(loss, Tensor) else shown(loss)
-            raise ArgumentError(f"Watcher.observe: loss must be a number or a tensor of one element, got {got}.")
+        if loss is not None and not is_number(loss) and not (isinstance(loss, Tensor) and _is_one_number(loss)):
+            got = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else shown(loss)
+            raise ArgumentError(f"Watcher.observe: loss must be a number or a real tensor of one element, got {got}.")
+        for name, function in (("closure", closure), ("sliced", sliced)):
+            if function is not None and not callable(function):
+                raise ArgumentError(f"Watcher.observe: {name} must be a function or None, got {shown(function)}.")
+        check("Watcher.observe", "size", size, _COUNT)
+        check("Watcher.observe", "examples", examples, _COUNT)
         moment = self._moment
         moment.loss = loss.detach().clone() if isinstance(loss, Tensor) else loss
         moment.closure, moment.sliced, moment.size = closure, sliced, size
@@ -288,7 +297,7 @@ class Watcher:
     def _fail(self, probe: Probe, error: Exception) -> None:
         """Add a row with the reason, and remove a probe that has failed several times in a row."""
         self._due.remove(probe)
-        text = str(error) if isinstance(error, MeasurementError) else f"{type(error).__name__}: {error}"
+        text = failure(error)
         self.record.add(probe.kind, {"step": self.step, "reason": text})
         count = self._failures[probe.kind] = self._failures.get(probe.kind, 0) + 1
         if count == _MOST_FAILURES:
@@ -315,7 +324,7 @@ def watch(
     In a distributed run, call this function on all ranks. Create the watcher after the model is wrapped.
 
     Args:
-        optimizer: Any torch optimizer: of dashpot, torch or any other library.
+        optimizer: Any torch optimizer: of dashpot, torch or any other library, possibly wrapped as by accelerate.
         model: The model, for the names of tensors and layers.
         budget: Largest share of the time of the training steps that measurements may take, in (0, 1]; for runs of at
             least 200 steps. 1 means no limit.
@@ -337,6 +346,7 @@ def watch(
         >>> watcher.record.rows("norms").last["step"]
         1
     """
+    optimizer = _with_hooks(optimizer)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ArgumentError(f"watch: optimizer must be a torch optimizer, got {shown(optimizer)}.")
     if model is not None and not isinstance(model, nn.Module):
@@ -344,3 +354,14 @@ def watch(
     check("watch", "budget", budget, _BUDGET)
     check("watch", "steps", steps, _STEPS)
     return Watcher(optimizer, model, budget, steps)
+
+
+def _with_hooks(optimizer: Any) -> Any:
+    """Return the optimizer within wrappers without step hooks of their own, such as those of accelerate."""
+    while not supports_step_hooks(optimizer) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _is_one_number(loss: Tensor) -> bool:
+    return loss.numel() == 1 and not loss.is_complex() and loss.layout is torch.strided

@@ -1,0 +1,177 @@
+"""Runs with wrapped optimizers, unusual functions, sparse gradients and other generators are watched, or refused."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dashpot as dp
+from dashpot.utils.strict_json import decode
+from dashpot.watching import watch
+from dashpot.watching.series import WatchRecord
+
+
+class Forwarding(torch.optim.Optimizer):
+    """A wrapper like that of accelerate, which does not initialize its base class."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+def weight():
+    return torch.tensor([3.0, 4.0], requires_grad=True)
+
+
+def only(watcher, *kinds, every=1):
+    """Keep the probes of some kinds, at every step."""
+    watcher.probes[:] = [probe for probe in watcher.probes if probe.kind in kinds]
+    for probe in watcher.probes:
+        probe.every = every
+    return watcher
+
+
+def reasons(watcher, kind):
+    return {row["reason"] for row in watcher.record.rows(kind)}
+
+
+def test_wrapped_optimizer_is_watched():
+    w = weight()
+    wrapper = Forwarding(torch.optim.SGD([w], lr=0.1))
+    with watch(wrapper, budget=1.0) as watcher:
+        only(watcher, "norms")
+        w.grad = torch.ones(2)
+        wrapper.step()
+    assert watcher.optimizer is wrapper.optimizer
+    assert watcher.record.rows("norms").last["update"] == pytest.approx(0.1 * 2**0.5, rel=1e-5)  # float32
+
+
+def test_wrapper_without_optimizer_is_refused():
+    with pytest.raises(dp.ArgumentError, match=r"watch: optimizer must be a torch optimizer, got "):
+        watch(Forwarding(None))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": 0}, r"size must be None or an integer in \[1, inf\), got 0"),
+        ({"size": "8"}, r"size must be None or an integer in \[1, inf\), got '8'"),
+        ({"examples": 2.5}, r"examples must be None or an integer in \[1, inf\), got 2.5"),
+        ({"closure": 1.0}, "closure must be a function or None, got 1.0"),
+        ({"sliced": [1]}, r"sliced must be a function or None, got \[1\]"),
+        ({"loss": torch.ones(1, dtype=torch.complex64)}, r"loss must be a number or a real tensor of one element"),
+    ],
+)
+def test_observe_checks_its_arguments(given, message):
+    with watch(torch.optim.SGD([weight()], lr=0.1)) as watcher, pytest.raises(dp.ArgumentError, match=message):
+        watcher.observe(**given)
+
+
+@pytest.mark.parametrize("result", [None, torch.ones(2, requires_grad=True) * 2, 1.0], ids=["none", "vector", "number"])
+def test_loss_of_a_part_must_be_one_number(result):
+    w = weight()
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "noise", "temperature")
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = (w**2).sum()
+            loss.backward()
+            watcher.observe(loss, sliced=lambda first, last: result, size=8)
+            optimizer.step()
+        expected = "The function `sliced` must return the mean loss, a tensor of one element with a graph."
+        assert expected in reasons(watcher, "noise") & reasons(watcher, "temperature")
+
+
+def test_failed_measurement_has_one_line():
+    def sliced(first, last):
+        raise ValueError("first line\nsecond line")
+
+    w = weight()
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "temperature")
+        w.grad = torch.ones(2)
+        watcher.observe(1.0, sliced=sliced, size=8)
+        optimizer.step()
+        assert reasons(watcher, "temperature") == {"The measurement failed: ValueError: first line."}
+
+
+@pytest.mark.parametrize("kind", ["noise", "curvature"])
+def test_sparse_gradient_is_a_reason(kind):
+    torch.manual_seed(0)
+    table = nn.Embedding(4, 2, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+
+    def loss_of(first=0, last=2):
+        return table(torch.arange(first, last)).square().mean()
+
+    with watch(optimizer, table, budget=1.0) as watcher:
+        only(watcher, kind)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            watcher.observe(loss, closure=loss_of, sliced=loss_of, size=2)
+            optimizer.step()
+        assert reasons(watcher, kind) == {"A gradient is sparse."}
+
+
+def test_generators_of_python_and_numpy_are_restored():
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+
+    w = weight()
+    optimizer = dp.SGD([w], lr=0.1)
+
+    def loss_of(first=0, last=8):
+        return (w**4).sum() * (1 + random.random() + np.random.rand())
+
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "noise", "curvature", "temperature")
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            watcher.observe(loss, closure=loss_of, sliced=loss_of, size=8)
+            before = states()
+            optimizer.step()
+            assert states() == before
+        assert watcher.record.rows("curvature").last["reason"] is None
+
+
+def test_results_of_infinite_settings_and_gradients_are_strict_json():
+    w = weight()
+    optimizer = dp.SGD([w], lr=0.1, max_norm=float("inf"))
+    with watch(optimizer, budget=1.0) as watcher:
+        optimizer.param_groups[0]["note"] = float("nan")
+        w.grad = torch.tensor([1.0, torch.inf])
+        optimizer.step()
+    for found in (watcher.record.to_dict(), watcher.report().to_dict()):
+        decode(json.dumps(found))
+    assert "pulse" not in watcher.report().to_dict()["newest"]
+
+
+def test_header_of_infinite_settings_is_strict_json():
+    assert WatchRecord({"groups": [{"lr": float("inf")}]}).to_dict()["header"] == {"groups": [{"lr": "inf"}]}
+
+
+@pytest.mark.parametrize("lr", ["fast", None, torch.ones(2)], ids=["text", "none", "vector"])
+def test_rate_of_other_types_is_none(lr):
+    w = weight()
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    optimizer.step = torch.optim.Optimizer.profile_hook_step(lambda self: None).__get__(optimizer)
+    with watch(optimizer, budget=1.0) as watcher:
+        optimizer.param_groups[0]["lr"] = lr
+        w.grad = torch.ones(2)
+        optimizer.step()
+        assert watcher.record.rows("norms").last["lr"] == [None]
