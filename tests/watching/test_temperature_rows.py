@@ -129,7 +129,7 @@ def test_unusable_losses_have_a_reason(losses, reason):
     assert (found.reason, found.deviation, found.weights) == (reason, None, None)
 
 
-def test_falling_loss_is_refused():
+def test_falling_loss_has_a_reason():
     time = np.arange(512)
     losses = np.exp(-time / 300) + 0.01 * np.random.default_rng(0).normal(size=512)
     assert fluctuation(losses).reason.startswith("The loss is not stationary: it falls by ")
