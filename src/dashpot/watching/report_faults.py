@@ -40,11 +40,11 @@ def warnings(record: WatchRecord) -> Sentence | str:
     recent = [row for row in rows if row["step"] > (1 - RECENT) * last_step(record)]
     row = max(recent or rows, key=lambda row: (finite(row.get("severity")) or 0.0, row["step"]))
     others = len(rows) - 1
-    more = f" ({count(others, 'more warning')})" if others else ""
-    text = f"Step {row['step']}: {str(row['text']).rstrip('.')}{more}"
+    text = f"Step {row['step']}: {str(row['text']).rstrip('.')}"
+    confidence = ", ".join([false_alarms(row), *([count(others, "more warning")] if others else [])])
     action = str(row.get("advice") or "examine this tensor").rstrip(".")
     finding = "warning" if recent else "past warning"
-    return Sentence("warnings", finding, text, float(len(rows)), false_alarms(row), action)
+    return Sentence("warnings", finding, text, float(len(rows)), confidence, action)
 
 
 def false_alarms(row: Mapping[str, Any]) -> str:

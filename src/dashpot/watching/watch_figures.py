@@ -128,17 +128,19 @@ def _stability(record: WatchRecord, ax: Axes) -> None:
 
 def _rates(record: WatchRecord, ax: Axes) -> None:
     nominal = _nominal_rates(record)
+    drawn = [rate for _, values in nominal for rate in values]
     for index, (steps, rates) in enumerate(nominal):
         name = "nominal" if len(nominal) == 1 else f"group {index}"
         tag(ax.plot(steps, rates, color=color(index), label=name)[0], f"lr-{index}")
     for key, style in (("predicted", "--"), ("applied", "-")):
         steps, rates = median_curve(record, "dynamics", key, "rates")
         if steps:
+            drawn += rates
             hue = color(len(nominal) + (key == "applied"))
             tag(ax.plot(steps, rates, style, color=hue, label=f"effective, {key}", **_marker(steps))[0], f"lr-{key}")
     ax.set_xlabel("step")
     ax.set_ylabel("learning rate")
-    _log_if_wide(ax, [rate for _, values in nominal for rate in values])
+    _log_if_wide(ax, drawn)
     label_lines(ax)
 
 
@@ -269,6 +271,9 @@ def _logarithmic(ax: Axes, name: str) -> None:
     getattr(ax, f"set_{name}scale")("log")
     axis = getattr(ax, f"{name}axis")
     low, high = axis.get_view_interval()
+    if high < 4 * low:  # few ticks, or none
+        low, high = low / 2, high * 2
+        getattr(ax, f"set_{name}lim")(low, high)
     subs = (1.0,) if high > 60 * low else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axis.set_minor_locator(NullLocator())
