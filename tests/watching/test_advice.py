@@ -9,7 +9,7 @@ import torch
 import dashpot as dp
 from dashpot.analysis import scale_batch
 from dashpot.errors import ArgumentError
-from dashpot.schedules import Constant, Cosine, Linear, LinearWarmup, Sequence
+from dashpot.schedules import Constant, Cosine, ExponentialWarmup, Linear, LinearWarmup, OneCycleMomentum, Sequence
 from dashpot.watching.advice import advise
 from dashpot.watching.series import WatchRecord
 
@@ -198,14 +198,26 @@ class TestSchedule:
                 Sequence((LinearWarmup(20), Constant(), Linear(1.0, 0.0, steps=17)), (20, 83)),
             ),
             (LinearWarmup(32) * Cosine(320), LinearWarmup(32) * Cosine(80)),
+            (ExponentialWarmup(0.9) * Cosine(320), ExponentialWarmup(0.9) * Cosine(80)),
             (LinearWarmup(32), LinearWarmup(32)),
             (Cosine(320), Cosine(80)),
         ],
-        ids=["sequence", "long", "no end", "three parts", "product", "only warm-up", "no warm-up"],
+        ids=["sequence", "long", "no end", "three parts", "product", "exponential", "only warm-up", "no warm-up"],
     )
     def test_larger_batch_keeps_steps_of_warmup(self, old, new):
         recipe = dp.AdamW.recipe_for(lr=1e-3).with_settings(schedule=old)
         assert advise(record({}), recipe, 256).schedule == {"lr": new}
+
+    def test_absolute_schedule_keeps_factor_of_rate(self):
+        old = LinearWarmup(32) * OneCycleMomentum(steps=320)
+        recipe = dp.SGD.recipe_for(lr=1e-2).with_settings(schedule=old)
+        new = advise(record({}), recipe, 256).schedule["lr"]
+        assert new(40) == pytest.approx(old(160) * 4 / 1.75, rel=0.01)  # 1/79 and 1/319 of the run a step
+
+    def test_schedule_too_short_for_ratio_gives_reason(self):
+        old = Sequence((LinearWarmup(2), Constant(), Linear(1.0, 0.0, steps=2), Constant(0.0)), (2, 3, 4))
+        recipe = dp.SGD.recipe_for(lr=1e-2).with_settings(schedule=old)
+        assert "milestones must be distinct" in advise(record({}), recipe, 256).reason
 
     def test_smaller_batch_lengthens_warmup(self):
         recipe = dp.AdamW.recipe_for(lr=1e-3).with_settings(schedule=Sequence((LinearWarmup(8), Cosine(72)), (8,)))

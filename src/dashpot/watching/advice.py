@@ -246,9 +246,9 @@ def _advice(given: Any, original: Any, facts: Advice, momentum: str) -> Advice:
     assert facts.noise is not None
     try:
         scaling = scale_batch(given, facts.old, facts.batch, momentum=_HORIZON[momentum], noise_scale=facts.noise.scale)
+        scaling = _with_warmup(dict(given.schedule), scaling)
     except ArgumentError as error:
         return dataclasses.replace(facts, reason=str(error).removeprefix("scale_batch: "))
-    scaling = _with_warmup(dict(given.schedule), scaling)
     owner = None if isinstance(original, Recipe) else original
     return dataclasses.replace(facts, scaling=dataclasses.replace(scaling, optimizer=owner))
 

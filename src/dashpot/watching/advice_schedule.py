@@ -5,6 +5,8 @@ from __future__ import annotations
 from dashpot.analysis.time_scaling import rescaled
 from dashpot.schedules import ExponentialWarmup, LinearWarmup, Product, Schedule, Sequence
 
+_WARMUPS = (LinearWarmup, ExponentialWarmup)
+
 
 def with_warmup(old: Schedule, new: Schedule, ratio: float, factor: float) -> Schedule:
     """Return the rescaled schedule `new` with the steps of the warm-up of `old` divided by `factor`.
@@ -17,12 +19,14 @@ def with_warmup(old: Schedule, new: Schedule, ratio: float, factor: float) -> Sc
         ratio: New over present batch.
         factor: Divisor of the steps of the warm-up.
     """
+    if old.absolute:  # `new` also contains the factor of the learning rate
+        return new
     if isinstance(old, Product) and isinstance(new, Product):
         pairs = zip(old.parts, new.parts, strict=True)
-        return Product(tuple(_divided(a, factor) if isinstance(a, LinearWarmup) else b for a, b in pairs))
-    if isinstance(old, (LinearWarmup, ExponentialWarmup)):
+        return Product(tuple(_divided(a, factor) if isinstance(a, _WARMUPS) else b for a, b in pairs))
+    if isinstance(old, _WARMUPS):
         return _divided(old, factor)
-    if not isinstance(old, Sequence) or not isinstance(old.parts[0], (LinearWarmup, ExponentialWarmup)):
+    if not isinstance(old, Sequence) or not isinstance(old.parts[0], _WARMUPS):
         return new
     start, length, wanted = old.milestones[0], _length(old), _length(new)
     kept = max(1, round(start / factor))
