@@ -7,6 +7,9 @@ from torch.distributed import get_rank, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+import dashpot as dp
+from dashpot import tasks
+from dashpot.training import Engine, Learner, Watch
 from dashpot.watching import NoiseSample, watch
 from dashpot.watching.noise import NoiseProbe
 
@@ -141,6 +144,14 @@ def unknown_ranks_use_local_halves():
     assert_sample(rows[-1], expected([list(part) for part in parts], 1))
 
 
+def callback_counts_the_examples_of_all_ranks():
+    learner = Learner.of(tasks.get("digits").build(0), dp.AdamW, lr=0.01, engine=Engine("cpu", strategy="ddp"))
+    watcher = Watch(budget=1.0)
+    learner.fit(1, callbacks=[watcher])
+    rows = watcher.watcher.record.rows("noise")
+    assert [(row["source"], row["sample"]["batch"]) for row in rows] == [("ranks", 50)] * 2, list(rows)
+
+
 CHECKS = {
     check.__name__: check
     for check in (
@@ -151,6 +162,7 @@ CHECKS = {
         fsdp_weights_are_unchanged,
         fsdp_halves_equal_gradients_of_half_of_all_examples,
         unknown_ranks_use_local_halves,
+        callback_counts_the_examples_of_all_ranks,
     )
 }
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from dashpot.curvature.accumulated import is_multiprocess
 from dashpot.engine.dtensor import has_dtensor, local
@@ -165,10 +165,13 @@ class NoiseProbe(Probe):
             raise MeasurementError(SPARSE)
         if moment.size is None:
             raise MeasurementError("The number of examples is unknown: pass `size` to `observe`.")
-        if is_multiprocess(None) and not watcher.ranks.together:
-            raise MeasurementError(watcher.ranks.reason or "The ranks do not measure together.")
-        if _is_ddp(watcher):
-            return self._from_ranks(watcher, moment, recorder)
+        sharded = has_dtensor(list(watcher.names))
+        if sharded and not watcher.ranks.together:
+            raise MeasurementError(watcher.ranks.reason or "The parameters are sharded, and not all ranks watch.")
+        if not sharded and watcher.ranks.together and _is_replicated(watcher):
+            pair = self._from_ranks(watcher, moment, recorder)
+            if pair is not None:
+                return pair
         if recorder.passes > 1 and self._adds_up(watcher, recorder.total):
             total = recorder.squares.of_all(recorder.total)
             return self._unscaled(Pair(recorder.sum_of_squares(), total, recorder.passes, moment.size, "microbatches"))
@@ -180,8 +183,11 @@ class NoiseProbe(Probe):
             raise MeasurementError("The batch has a single example.")
         raise MeasurementError("There are no micro-batches and no ranks: pass `sliced` to `observe`.")
 
-    def _from_ranks(self, watcher: Watcher, moment: Moment, recorder: PieceRecorder) -> Pair:
-        """Return the measurement of the passes of all ranks. This is a collective."""
+    def _from_ranks(self, watcher: Watcher, moment: Moment, recorder: PieceRecorder) -> Pair | None:
+        """Return the measurement of the passes of all ranks, or None if the ranks do not average their gradients.
+
+        This is a collective.
+        """
         dist = torch.distributed
         total = {p: recorder.total.get(p, torch.zeros_like(real_view(p))).clone() for p in _trainable(watcher)}
         for g in total.values():
@@ -191,7 +197,7 @@ class NoiseProbe(Probe):
         dist.all_reduce(sums)
         ranks = dist.get_world_size()
         if not self._adds_up(watcher, {p: g / ranks for p, g in total.items()}):
-            raise MeasurementError(_CHANGED)
+            return None
         squares, pieces = sums[1:].cpu() / ranks**2, round(float(sums[0]))
         square = recorder.squares.of_all(total) / ranks**2
         return self._unscaled(Pair(squares, square, pieces, float(moment.size or 0), "ranks"))
@@ -281,9 +287,12 @@ def _trainable(watcher: Watcher) -> list[Tensor]:
     return [p for p in watcher.names if p.requires_grad]
 
 
-def _is_ddp(watcher: Watcher) -> bool:
-    modules = () if watcher.model is None else watcher.model.modules()
-    return is_multiprocess(None) and any(isinstance(module, DistributedDataParallel) for module in modules)
+def _is_replicated(watcher: Watcher) -> bool:
+    """Return whether all ranks have parameters of the same shapes. This is a collective."""
+    params = list(watcher.names)
+    shapes = zlib.crc32(repr([tuple(p.shape) for p in params]).encode())
+    smallest, largest = watcher.ranks.least([shapes, -shapes], params[0].device)
+    return smallest == -largest
 
 
 def _squares(watcher: Watcher) -> tuple[Squares, str | None]:

@@ -74,6 +74,7 @@ class Watch(Callback):
         self.watcher = watch(learner.opt, learner.model, self.budget, _total_steps(learner))
         self._file: WatchFile | None = None
         self._losses: list[tuple[Tensor, int]] = []
+        self._examples = 0  # of the step so far, on all ranks
         self._logged: dict[str, int] = {}
         self._warned, self._resumed = 0, None
         self._write_time = time.monotonic()
@@ -81,21 +82,22 @@ class Watch(Callback):
 
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
-            self._losses.append((learner.batch.loss.detach(), learner.batch.size))
+            batch = learner.batch
+            self._losses.append((batch.loss.detach(), batch.size))
+            self._examples += batch.size * learner.engine.world_size if batch.total is None else batch.total
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         """Describe the batch to the watcher, and take the step."""
         assert self.watcher is not None
         batch = learner.batch
-        size = sum(size for _, size in self._losses)
         self.watcher.observe(
             _mean(self._losses),
             closure=lambda: _loss(learner, batch),
             sliced=self._sliced(learner, batch),
-            size=size,
+            size=self._examples,
             examples=batch.size,
         )
-        self._losses = []
+        self._losses, self._examples = [], 0
         proceed()
 
     def _sliced(self, learner: Learner, batch: Batch) -> Callable[[int, int], Tensor] | None:
