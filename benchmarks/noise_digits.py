@@ -5,7 +5,7 @@
 A network of one hidden layer is trained by AdamW on random batches of 50 of the 1500 training digits, and the noise
 scale is measured from halves of the batch every 20 steps. At the same steps, the gradients of all examples give the
 exact trace of their covariance and |G|^2, also weighted by the rates of the method. First table: the running estimate
-beside the ratio of the exact values, averaged over the same measurements with the same weights.
+compared with the ratio of the exact values, averaged over the same measurements with the same weights.
 
 Second table: at the weights after some of the steps, coverage of the 95 % interval in simulations that draw batches of
 50 from the gradients of all examples, for 5 and 20 measurements of halves.
