@@ -17,11 +17,11 @@ PRIORITIES: Mapping[str, float] = {
     "noise": 0.65,  # a different batch size saves time
     "below edge": 0.6,
     "flat loss": 0.55,
-    "past warning": 0.5,
     "at edge": 0.45,
     "balanced noise": 0.4,
     "clipped": 0.38,  # clipping lowers the learning rate
     "falling loss": 0.35,
+    "past warning": 0.33,  # the run continued
     "temperature": 0.3,
     "inert": 0.28,  # tensors without effect
     "updates": 0.25,
