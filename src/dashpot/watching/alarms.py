@@ -49,6 +49,7 @@ class AlarmsProbe(Probe):
 
     def __init__(self) -> None:
         self._params: list[Tensor] = []
+        self._known: dict[Tensor, str] | None = None
         self._queue: list[Measured] = []
         self._limit = RateLimit()
         self._grads: Tensor | None = None
@@ -80,9 +81,9 @@ class AlarmsProbe(Probe):
 
     def _prepare(self, watcher: Watcher) -> None:
         """Create the sampler and the detectors for the current parameters."""
-        params = list(watcher.names)
-        if [id(p) for p in params] == [id(p) for p in self._params]:
+        if watcher.names is self._known:
             return
+        self._known, params = watcher.names, list(watcher.names)
         self._queue, self._params, self._last = [], params, -1
         self._sampler = Sampler(params)
         self._names = names = list(watcher.names.values())
@@ -114,7 +115,8 @@ class AlarmsProbe(Probe):
         moment = measured.moment
         scale = 1.0 if moment.scale is None else float(moment.scale)
         grads, before, after = (x.cpu().numpy() for x in (measured.grads, measured.before, measured.after))
-        found = self._reader.read(moment.step, moment.loss_value(), measured.rate, grads / scale, before, after)
+        grads = grads if scale == 1 else grads / scale
+        found = self._reader.read(moment.step, moment.loss_value(), measured.rate, grads, before, after)
         total = measured.norms.read(moment.scale)
         return found, np.array([total.get(name, -1.0) for name in self._names])
 
