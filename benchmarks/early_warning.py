@@ -4,7 +4,7 @@
 
 The runs (`early_warning_runs.py`) have at most 400 steps; everything about a run follows from its kind and seed. The
 thresholds of sudden causes were set on the seeds from 0. Those of slow instabilities were set on the seeds from 0 and,
-since they gave false alarms in 7 of the 30 healthy runs from 1000, once more with the healthy runs from 1000. The
+since they gave false alarms in 7 of the 30 healthy runs from 1000, once more with these runs. The
 numbers of docs/watching.md come from later seeds only. Definitions, fixed before the thresholds:
 
 * **The loss doubles** at the first step at which the loss of 128 fixed training examples, measured before the update,

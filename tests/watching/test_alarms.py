@@ -185,6 +185,7 @@ def test_interval_solves_the_equation_of_wilson(count, total):
 
 def test_confidence_states_count_runs_and_interval():
     assert confidence("unknown") == "rate of false alarms not measured"
+    assert "healthy runs of 400 steps (95 % interval" in confidence("bad batch")
 
 
 class TestWatched:

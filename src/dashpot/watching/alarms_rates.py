@@ -6,7 +6,17 @@ import math
 
 STEPS = 400
 """Length of the healthy runs."""
-FALSE: dict[str, tuple[int, int]] = {}
+FALSE: dict[str, tuple[int, int]] = {
+    "growing gradients": (0, 36),
+    "growing roughness": (0, 36),
+    "growing updates": (0, 36),
+    "bad batch": (1, 72),
+    "rate jump": (0, 72),
+    "non-finite": (0, 72),
+    "dead": (0, 72),
+    "stalled": (0, 72),
+    "large ratio": (0, 72),
+}
 """Number of healthy runs with a warning of each kind, and of all healthy runs, as in docs/watching.md."""
 
 
