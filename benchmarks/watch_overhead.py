@@ -2,12 +2,12 @@
 
     python benchmarks/watch_overhead.py --data-dir FOLDER [--text FOLDER] [--blocks N] [--quick]
 
-Two copies of a network train on the same batches in one process, in turns of 10 steps, one of them watched with the
-default measurements: gradient norms and warnings at every step, norms of updates every 10, noise scale every 100, and
-dynamics, spectra and temperatures. Both sides must end with equal weights. Each turn has a ratio of CPU times. Turns
-are grouped by the measurements made in them, and the overhead is the mean of the medians of the groups, weighted by
-their number of turns, so that neither rare measurements nor disturbances by other processes are lost or overweighted.
-The first block of 10 turns is a warm-up. Curvature is measured separately: the median CPU time of a measurement,
+Two copies of a network train on the same batches in one process, alternating after every step, one of them watched with
+the default measurements: gradient norms and warnings at every step, norms of updates every 10, noise scale every 100,
+and dynamics, spectra and temperatures. Both sides must end with equal weights. Each step has a ratio of CPU times.
+Steps are grouped by the measurements made in them, and the overhead is the mean of the medians of the groups, weighted
+by their number of steps, so that neither rare measurements nor disturbances by other processes are lost or
+overweighted. The first 10 steps are a warm-up. Curvature is measured separately: the median CPU time of a measurement,
 divided by that of 2000 steps.
 
 FOLDER contains the files of Fashion-MNIST (network and batch size of the task), `--text` input.txt for the character
@@ -37,8 +37,8 @@ from dashpot import tasks
 from dashpot.tasks import Problem
 from dashpot.watching import Watcher, watch
 
-TURN, PER_BLOCK = 10, 10
-FREQUENT = frozenset({"pulse", "norms", "warning", "cost"})
+BLOCK, WARM_UP = 100, 10
+EVERY_STEP = frozenset({"pulse", "warning", "cost"})
 CURVATURE_STEPS = 2000
 MUST, AIM = 0.03, 0.01
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -60,8 +60,8 @@ class Row(NamedTuple):
     rows: dict[str, int]
 
 
-class Turn(NamedTuple):
-    """CPU seconds of a turn on both sides, and the kinds of rare measurements made in it."""
+class Pair(NamedTuple):
+    """CPU seconds of a step on both sides, and the kinds of measurements that are not made at every step."""
 
     plain: float
     watched: float
@@ -78,16 +78,15 @@ class Side:
         self.watcher: Watcher | None = watch(self.opt, self.model) if watched else None
         self.model.train()
 
-    def train(self, batches: list[tuple[Tensor, Tensor]]) -> float:
-        """Take a step on each batch; return the CPU seconds."""
+    def train(self, x: Tensor, y: Tensor) -> float:
+        """Take a step; return the CPU seconds."""
         start = time.process_time()
-        for x, y in batches:
-            loss = self.loss(self.model(x), y)
-            loss.backward()
-            if self.watcher is not None:
-                self._observe(self.watcher, loss, x, y)
-            self.opt.step()
-            self.opt.zero_grad()
+        loss = self.loss(self.model(x), y)
+        loss.backward()
+        if self.watcher is not None:
+            self._observe(self.watcher, loss, x, y)
+        self.opt.step()
+        self.opt.zero_grad()
         return time.process_time() - start
 
     def _observe(self, watcher: Watcher, loss: Tensor, x: Tensor, y: Tensor) -> None:
@@ -97,12 +96,10 @@ class Side:
         watcher.observe(loss, closure=lambda: part(0, len(x)), sliced=part, size=len(x))
 
 
-def batches_of(problem: Problem) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Yield turns of batches, without end."""
+def batches_of(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches without end."""
     train: Any = problem.train
-    endless = itertools.chain.from_iterable(train.epoch(epoch) for epoch in itertools.count())
-    while True:
-        yield list(itertools.islice(endless, TURN))
+    return itertools.chain.from_iterable(train.epoch(epoch) for epoch in itertools.count())
 
 
 def measured(task: str, problem: Problem, name: str, blocks: int) -> Row:
@@ -112,36 +109,36 @@ def measured(task: str, problem: Problem, name: str, blocks: int) -> Row:
     curvature = next(probe for probe in watcher.probes if probe.kind == "curvature")
     watcher.probes.remove(curvature)
     batches = batches_of(problem)
-    turns = [turn(plain, watched, number, next(batches)) for number in range(PER_BLOCK * (blocks + 1))][PER_BLOCK:]
+    pairs = [step_pair(plain, watched, number, next(batches)) for number in range(BLOCK * blocks)][WARM_UP:]
     check_same(plain.model, watched.model)
-    step = median(each.plain for each in turns) / TURN
+    step = median(pair.plain for pair in pairs)
     status, counts = watcher.status(), {kind: len(rows) for kind, rows in watcher.record.series.items()}
     share = curvature_cost(plain, watched, curvature, batches) / (CURVATURE_STEPS * step)
-    return Row(task, name, *overhead_of(turns), share, step, status["by_kind"], counts)
+    return Row(task, name, *overhead_of(pairs), share, step, status["by_kind"], counts)
 
 
-def overhead_of(turns: Sequence[Turn]) -> tuple[float, float]:
-    """Return the overhead of all turns, and that of turns without rare measurements."""
+def overhead_of(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Return the overhead of all steps, and that of steps with gradient norms only."""
     groups: dict[frozenset[str], list[float]] = {}
-    for each in turns:
-        groups.setdefault(each.kinds, []).append(each.watched / each.plain - 1)
-    total = sum(len(ratios) * median(ratios) for ratios in groups.values()) / len(turns)
+    for pair in pairs:
+        groups.setdefault(pair.kinds, []).append(pair.watched / pair.plain - 1)
+    total = sum(len(ratios) * median(ratios) for ratios in groups.values()) / len(pairs)
     return total, median(groups.get(frozenset(), [math.nan]))
 
 
-def turn(plain: Side, watched: Side, number: int, batches: list[tuple[Tensor, Tensor]]) -> Turn:
-    """Take the same steps on both sides, in an order that alternates."""
+def step_pair(plain: Side, watched: Side, number: int, batch: tuple[Tensor, Tensor]) -> Pair:
+    """Take the same step on both sides, in an order that alternates."""
     assert watched.watcher is not None
     counts = watched.watcher.budget.counts
     before = dict(counts)
     sides = (plain, watched) if number % 2 else (watched, plain)
-    seconds = {side: side.train(batches) for side in sides}
-    kinds = frozenset(kind for kind, count in counts.items() if count > before.get(kind, 0)) - FREQUENT
-    return Turn(seconds[plain], seconds[watched], kinds)
+    seconds = {side: side.train(*batch) for side in sides}
+    kinds = frozenset(kind for kind, count in counts.items() if count > before.get(kind, 0)) - EVERY_STEP
+    return Pair(seconds[plain], seconds[watched], kinds)
 
 
 def curvature_cost(
-    plain: Side, watched: Side, probe: Any, batches: Iterator[list[tuple[Tensor, Tensor]]], count: int = 3
+    plain: Side, watched: Side, probe: Any, batches: Iterator[tuple[Tensor, Tensor]], count: int = 3
 ) -> float:
     """Return the median CPU seconds of a measurement of curvature, on the watched side alone."""
     watcher = watched.watcher
@@ -150,8 +147,8 @@ def curvature_cost(
     watcher.probes[:] = [probe]
     watcher.budget.share = 1.0
     costs = []
-    for batch in next(batches)[:count]:
-        costs.append(watched.train([batch]) - plain.train([batch]))
+    for x, y in itertools.islice(batches, count):
+        costs.append(watched.train(x, y) - plain.train(x, y))
     row = watcher.record.rows("curvature").last
     if row is None or row.get("reason"):
         raise RuntimeError(f"Curvature was not measured: {row}.")
@@ -167,7 +164,7 @@ def check_same(a: nn.Module, b: nn.Module) -> None:
 def table_of(rows: list[Row]) -> str:
     """Return a Markdown table."""
     lines = [
-        "| network | optimizer | must | aim | overhead | steps without rare measurements | with them | "
+        "| network | optimizer | must | aim | overhead | steps with gradient norms only | all steps | "
         "curvature, once in 2000 | step, CPU ms | rows |",
         "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | :-- |",
     ]
