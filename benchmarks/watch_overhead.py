@@ -40,7 +40,7 @@ from dashpot.watching import watch
 BLOCK, WARM_UP = 100, 150
 CONSECUTIVE = frozenset({"noise", "dynamics"})
 """Kinds of measurements over two consecutive steps."""
-EVERY_STEP = frozenset({"pulse", "warning", "cost"})
+EVERY_STEP = frozenset({"pulse", "alarms", "cost"})
 CURVATURE_STEPS = 2000
 MUST, AIM = 0.03, 0.01
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
