@@ -1,6 +1,6 @@
 """Coverage of the 95 % interval of the noise scale in simulations with known covariance.
 
-    python benchmarks/noise_coverage.py [--simulations 2000] [--quick] [--csv FILE]    # 5 minutes, one thread
+    python benchmarks/noise_coverage.py [--simulations 2000] [--quick] [--csv FILE]
 
 Each simulation draws the gradients of batches of 32 examples in two halves, 8 micro-batches or 3 unequal pieces, and
 computes the noise scale of 5, 20 or 200 measurements. The true scale is .5, 32 or 1024 examples. Gradients of single

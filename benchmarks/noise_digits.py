@@ -1,6 +1,6 @@
 """Noise scale of a run on the digits against the gradients of all single examples.
 
-    python benchmarks/noise_digits.py [--quick]    # one minute, one thread
+    python benchmarks/noise_digits.py [--quick]
 
 A network of one hidden layer is trained by AdamW on random batches of 50 of the 1500 training digits, and the noise
 scale is measured from halves of the batch every 20 steps. At the same steps, the gradients of all examples give the
