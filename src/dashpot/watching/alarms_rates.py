@@ -7,15 +7,15 @@ import math
 STEPS = 400
 """Length of the healthy runs."""
 FALSE: dict[str, tuple[int, int]] = {
-    "growing gradients": (0, 36),
-    "growing roughness": (0, 36),
-    "growing updates": (0, 36),
-    "bad batch": (1, 72),
-    "rate jump": (0, 72),
-    "non-finite": (0, 72),
-    "dead": (0, 72),
-    "stalled": (0, 72),
-    "large ratio": (0, 72),
+    "growing gradients": (1, 75),
+    "growing roughness": (0, 75),
+    "growing updates": (1, 75),
+    "bad batch": (1, 111),
+    "rate jump": (0, 111),
+    "non-finite": (0, 111),
+    "dead": (0, 111),
+    "stalled": (0, 111),
+    "large ratio": (0, 111),
 }
 """Number of healthy runs with a warning of each kind, and of all healthy runs, as in docs/watching.md."""
 
