@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,14 +16,8 @@ from dashpot.curvature.backward_capture import evaluate
 from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
 from dashpot.curvature.hvp import HvpComputer
 from dashpot.curvature.hvp_options import Probing
-from dashpot.curvature.local_ranks import without_reductions
-from dashpot.curvature.state_guards import (
-    RngSnapshot,
-    disable_hooks,
-    preserve_buffers,
-    preserve_gradients,
-    without_compilation,
-)
+from dashpot.curvature.local_ranks import side_evaluation
+from dashpot.curvature.state_guards import RngSnapshot, disable_hooks, preserve_gradients
 from dashpot.curvature.unsupported import reject_once_differentiable, reject_reentrant_checkpoint, reject_sparse
 from dashpot.engine.dtensor import is_dtensor
 from dashpot.errors import CurvatureError
@@ -196,12 +190,7 @@ def hessian(
     """
     check("hessian", "route", route, _ROUTES)
     made = Hessian(closure, params, rates, shifts, route)
-    with ExitStack() as stack:
-        stack.callback(made.random.restore)
-        stack.enter_context(without_compilation())
-        stack.enter_context(preserve_gradients(made.params))
-        stack.enter_context(preserve_buffers())
-        stack.enter_context(without_reductions())
+    with side_evaluation(made.params), preserve_gradients(made.params):
         if made.route == "graph":
             with sdpa_kernel(SDPBackend.MATH):
                 made.evaluate()

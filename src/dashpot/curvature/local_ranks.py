@@ -1,16 +1,16 @@
-"""Evaluations of a DistributedDataParallel model on one rank, without collectives."""
+"""Additional evaluations of a model on one rank: without collectives, and without side effects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dashpot.curvature.accumulated import is_multiprocess
-from dashpot.curvature.state_guards import module_pre_hook
+from dashpot.curvature.state_guards import RngSnapshot, module_pre_hook, preserve_buffers, without_compilation
 
 _FLAGS = ("require_backward_grad_sync", "require_forward_param_sync")
 
@@ -36,3 +36,18 @@ def without_reductions() -> Iterator[None]:
         for module, flags in kept.items():
             for name, value in flags.items():
                 setattr(module, name, value)
+
+
+@contextmanager
+def side_evaluation(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Restore buffers and random states on exit, and run models eagerly and without reductions between ranks.
+
+    Args:
+        tensors: Tensors on the devices whose random states are restored.
+    """
+    random = RngSnapshot(tensors)
+    try:
+        with without_compilation(), preserve_buffers(), without_reductions():
+            yield
+    finally:
+        random.restore()

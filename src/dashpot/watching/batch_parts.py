@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dashpot.curvature.state_guards import RngSnapshot, preserve_buffers
+from dashpot.curvature.local_ranks import side_evaluation
 from dashpot.engine.dtensor import has_dtensor
 from dashpot.watching.probe import NO_LOSS, MeasurementError
 
@@ -27,7 +27,7 @@ def difference_of_parts(watcher: Watcher, moment: Moment) -> float | None:
         The estimate, or None without a loss, its parts or their number, with sharded parameters, or if a loss is not
         finite.
     """
-    examples = getattr(moment, "examples", None) or moment.size
+    examples = moment.examples
     if moment.loss is None or moment.sliced is None or examples is None or examples < 2:
         return None
     if has_dtensor(list(watcher.names)):  # a forward pass without a backward pass leaves parameters unsharded
@@ -41,12 +41,8 @@ def difference_of_parts(watcher: Watcher, moment: Moment) -> float | None:
 
 def _loss_of(watcher: Watcher, moment: Moment, last: int) -> float:
     assert moment.sliced is not None
-    random = RngSnapshot(list(watcher.names))
-    try:
-        with torch.no_grad(), preserve_buffers(), torch.compiler.set_stance("force_eager"):
-            loss: Any = moment.sliced(0, last)
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                raise MeasurementError(NO_LOSS)
-            return float(loss)
-    finally:
-        random.restore()
+    with torch.no_grad(), side_evaluation(list(watcher.names)):
+        loss: Any = moment.sliced(0, last)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise MeasurementError(NO_LOSS)
+        return float(loss)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dashpot.curvature.local_ranks import without_reductions
+from dashpot.curvature.local_ranks import side_evaluation
 from dashpot.curvature.sharded import local_gradients, reshard_before_forward
-from dashpot.curvature.state_guards import RngSnapshot, disable_hooks, preserve_buffers, preserve_gradients
+from dashpot.curvature.state_guards import disable_hooks, preserve_gradients
 from dashpot.engine.dtensor import has_dtensor, local
 from dashpot.engine.eager import real_view
 from dashpot.engine.sharding import shard_spec
 from dashpot.utils.scalars import scalar_dtype
 from dashpot.watching.probe import NO_LOSS, MeasurementError
 
+SPARSE = "A gradient is sparse."
 Gradients = dict[Tensor, Tensor]
 """Gradients (local shards) by parameter, as real tensors."""
 
@@ -126,12 +125,6 @@ def _wide(g: Tensor, *, copy: bool = False) -> Tensor:
     return g.to(torch.promote_types(g.dtype, torch.float32), copy=copy)
 
 
-def _without_compilation() -> AbstractContextManager[Any]:
-    """Run compiled modules uncompiled, since a new batch size would change their programs."""
-    loaded = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and the import takes seconds
-    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
-
-
 class ExtraPasses:
     """Gradients of ranges of the current batch, without side effects on the training.
 
@@ -152,16 +145,13 @@ class ExtraPasses:
         Raises:
             MeasurementError: If a loss has no graph, or a gradient is sparse.
         """
-        random = RngSnapshot(self.params)
-        try:
-            with ExitStack() as stack:
-                keep = stack.enter_context(preserve_gradients(self.params))
-                for context in (preserve_buffers, reshard_before_forward, without_reductions, _without_compilation):
-                    stack.enter_context(context())
-                stack.enter_context(torch.enable_grad())
-                return [self._gradient(first, last, keep) for first, last in ranges]
-        finally:
-            random.restore()
+        with (
+            side_evaluation(self.params),
+            preserve_gradients(self.params) as keep,
+            reshard_before_forward(),
+            torch.enable_grad(),
+        ):
+            return [self._gradient(first, last, keep) for first, last in ranges]
 
     def _gradient(self, first: int, last: int, keep: Callable[[Tensor], set[Tensor]]) -> Gradients:
         loss = self.sliced(first, last)
@@ -178,9 +168,6 @@ class ExtraPasses:
         for p in self.params:
             p.grad = None
         return {p: real_view(g.detach()) for p, g in zip(self.params, grads, strict=True) if g is not None}
-
-
-SPARSE = "A gradient is sparse."
 
 
 def combination(a: float, x: Gradients, b: float, y: Gradients) -> Gradients:
