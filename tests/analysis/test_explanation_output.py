@@ -138,7 +138,7 @@ def test_notebook_shows_sentences_numbers_and_a_figure_with_colors_of_the_page()
 
 
 def test_notebook_without_matplotlib_has_no_figure(monkeypatch):
-    monkeypatch.setattr("dashpot.analysis.explanation.find_spec", lambda name: None)
+    monkeypatch.setattr("dashpot.analysis.page_result.find_spec", lambda name: None)
     text = dp.explain("cosine", steps=50)._repr_html_()
     assert "The schedule cosine falls from 1 to" in text
     assert "<svg" not in text

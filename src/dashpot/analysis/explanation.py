@@ -5,15 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dashpot.analysis.page_result import PageResult
 from dashpot.analysis.result import NOTES, Analysis, Quantity, text_of
 from dashpot.analysis.wording import unbroken
-from dashpot.figures import Page, Section, html_table, new_figure, paragraphs, render_page, svg
-from dashpot.figures.exporting import export
-from dashpot.figures.palette import VARIABLES
+from dashpot.figures import Page, Section, html_table, paragraphs
+from dashpot.figures.axes import COLUMNS, new_panels
 from dashpot.utils.html import element, escape, page_part, table
 
 if TYPE_CHECKING:
@@ -23,18 +21,8 @@ if TYPE_CHECKING:
 _WIDTH = 88
 _LONGEST = 18
 """Longest value in the column of values."""
-_COLUMNS = 3
 _MOST_PARTS = 8
 """Largest number of parts in texts, pages and notebooks."""
-NOTEBOOK_COLORS = (
-    "".join(
-        f"--{name}:{'currentColor' if name in ('ink', 'muted') else f'color-mix(in srgb,{hue.light},{hue.dark})'};"
-        for name, hue in VARIABLES.items()
-        if name not in ("grid", "paper")
-    )
-    + "--grid:rgba(128,128,128,.25);--paper:transparent"
-)
-"""Colors of figures in notebooks, legible on light and dark pages."""
 
 
 class Detail(NamedTuple):
@@ -110,7 +98,7 @@ class Part:
 
 
 @dataclass(frozen=True, repr=False)
-class Explanation(Analysis):
+class Explanation(PageResult, Analysis):
     """Result of `dashpot.explain`.
 
     Attributes:
@@ -166,15 +154,9 @@ class Explanation(Analysis):
         """
         [part, *_] = self.parts
         panels = max(1, sum(detail.panels for detail in part.details))
-        if ax is not None:
-            figure, axes = new_figure("Explanation.plot", columns=panels, ax=ax)
-        else:
-            columns = min(panels, _COLUMNS)
-            rows = -(-panels // columns)
-            figure, axes = new_figure("Explanation.plot", rows, columns, size=(4.0 * columns, 3.2 * rows))
-            for unused in axes[panels:]:
-                unused.remove()
-            _fill_last_row(figure, axes[:panels], columns)
+        figure, axes = new_panels("Explanation.plot", panels, size=(4.0, 3.2), ax=ax)
+        if ax is None:
+            _fill_last_row(figure, axes, min(panels, COLUMNS))
             figure.suptitle(part.label)
         if not part.details:
             axes[0].set_axis_off()
@@ -183,26 +165,6 @@ class Explanation(Analysis):
             own, axes = axes[: detail.panels], axes[detail.panels :]
             detail.result.plot(own if detail.panels > 1 else own[0])
         return figure
-
-    def page(self, command: str = "") -> str:
-        """Return a self-contained HTML page with sentences, tables and figures.
-
-        Args:
-            command: Command to show on the page.
-
-        Raises:
-            ArgumentError: If matplotlib or jinja2 is not installed.
-        """
-        return render_page(self._page(command))
-
-    def save(self, path: Path | str, command: str = "") -> Path:
-        """Write the page to an HTML file, or the figure to a PNG, PDF or SVG file, and return the path.
-
-        Raises:
-            ArgumentError: If `path` has a different suffix.
-            RunError: If the file cannot be written.
-        """
-        return export(Path(path), self.plot, lambda: self._page(command))
 
     def _page(self, command: str) -> Page:
         return Page(self.title, unbroken(self.summary().partition("\n")[0]), command, self._sections())
@@ -241,13 +203,9 @@ class Explanation(Analysis):
             summary = element("summary", escape(_capital(f"{part.label} numbers".strip())))
             blocks.append(element("details", summary + numbers))
         blocks += [element("div", escape(note), "opacity:.7") for note in self.notes]
-        return page_part("".join([*blocks, self._inline_figure()]))
-
-    def _inline_figure(self) -> str:
-        if find_spec("matplotlib") is None:
-            return ""
-        drawing = svg(self.plot(), key=f"explain-{self.title.lower()}", title=f"Figures of {self.title}")
-        return element("div", drawing, NOTEBOOK_COLORS)
+        return page_part(
+            "".join([*blocks, self._inline_figure(f"explain-{self.title.lower()}", f"Figures of {self.title}")])
+        )
 
 
 def _fill_last_row(figure: Figure, axes: Sequence[Axes], columns: int) -> None:

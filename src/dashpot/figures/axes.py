@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COLUMNS = 3
+"""Largest number of columns of `new_panels`."""
 REFERENCE = {"color": MUTED.light, "linewidth": 0.8}
 """Style of reference lines."""
 
@@ -66,6 +68,30 @@ def new_figure(
         for panel in axes:
             style_ticks(panel)
     return figure, axes
+
+
+def new_panels(
+    owner: str, count: int, *, size: tuple[float, float], ax: Axes | Sequence[Axes] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` axes in rows of at most three, and the axes.
+
+    Args:
+        owner: Name of the calling function, for error messages.
+        count: Number of axes, >= 1.
+        size: Width and height of one of them in inches.
+        ax: Axes to draw on in place of a new figure.
+
+    Raises:
+        ArgumentError: As for `new_figure`.
+    """
+    if ax is not None:
+        return new_figure(owner, columns=count, ax=ax)
+    columns = min(count, COLUMNS)
+    rows = -(-count // columns)
+    figure, axes = new_figure(owner, rows, columns, size=(size[0] * columns, size[1] * rows))
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
 
 
 def _given(owner: str, count: int, ax: Any) -> tuple[Figure, list[Axes]]:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dashpot.analysis.explanation import NOTEBOOK_COLORS
+from dashpot.analysis.page_result import PageResult
 from dashpot.analysis.wording import unbroken
-from dashpot.figures import svg
-from dashpot.figures.exporting import export
 from dashpot.utils.html import element, escape, page_part
 from dashpot.watching.report_rows import last_step
 from dashpot.watching.report_sentence import Sentence
@@ -33,7 +29,7 @@ _WIDTH = 100
 
 
 @dataclass(frozen=True, repr=False)
-class WatchReport:
+class WatchReport(PageResult):
     """Answer of a watched run: what it does, how certain that is, and what to change.
 
     `print` shows at most five sentences, the most important first: faults, then possible savings of time, then facts.
@@ -111,28 +107,6 @@ class WatchReport:
 
         return draw(self.record, ax)
 
-    def page(self, command: str = "") -> str:
-        """Return a self-contained HTML page with the sentences, curves and tables.
-
-        Args:
-            command: Command to show on the page.
-
-        Raises:
-            ArgumentError: If matplotlib or jinja2 is not installed.
-        """
-        from dashpot.figures import render_page
-
-        return render_page(self._page(command))
-
-    def save(self, path: Path | str, command: str = "") -> Path:
-        """Write the page to an HTML file, or the figure to a PNG, PDF or SVG file, and return the path.
-
-        Raises:
-            ArgumentError: If `path` has a different suffix, or matplotlib or jinja2 is not installed.
-            RunError: If the file cannot be written.
-        """
-        return export(Path(path), self.plot, lambda: self._page(command))
-
     def _page(self, command: str) -> Page:
         from dashpot.watching.page import page_of
 
@@ -142,13 +116,7 @@ class WatchReport:
         """Return the sentences and the figure for notebooks; without matplotlib, no figure."""
         items = "".join(element("li", escape(unbroken(str(sentence)))) for sentence in self.sentences)
         text = element("ol", items, "margin:.4em 0;padding-left:1.4em") if items else escape(self._nothing())
-        return page_part(text + self._inline_figure())
-
-    def _inline_figure(self) -> str:
-        if find_spec("matplotlib") is None:
-            return ""
-        drawing = svg(self.plot(), key=f"watch-{self.step}", title="Measurements of a watched run")
-        return element("div", drawing, NOTEBOOK_COLORS)
+        return page_part(text + self._inline_figure(f"watch-{self.step}", "Measurements of a watched run"))
 
 
 def report_of(record: WatchRecord) -> WatchReport:

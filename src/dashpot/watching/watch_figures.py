@@ -9,6 +9,7 @@ import numpy as np
 
 from dashpot.analysis.wording import number
 from dashpot.figures import color, label_lines, new_figure, tag
+from dashpot.figures.axes import new_panels
 from dashpot.figures.literal import literal
 from dashpot.utils.smoothing import smooth
 from dashpot.watching import report_theory
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _TENSORS = 4  # largest number of tensors in a figure
 _SPANS = 80  # largest number of points of a line for one tensor; limits the size of pages
 _MARKED = 40  # largest number of points with markers
-_COLUMNS = 3
 
 
 class Panel(NamedTuple):
@@ -60,17 +60,8 @@ def available(record: WatchRecord, panels: Sequence[Panel]) -> list[Panel]:
 def draw(record: WatchRecord, ax: Axes | Sequence[Axes] | None = None) -> Figure:
     """Draw all panels with data on new or given axes."""
     panels = available(record, PANELS)
-    if ax is not None:
-        figure, axes = new_figure("WatchReport.plot", columns=max(1, len(panels)), ax=ax)
-    else:
-        columns = min(max(1, len(panels)), _COLUMNS)
-        rows = -(-max(1, len(panels)) // columns)
-        figure, axes = new_figure("WatchReport.plot", rows, columns, size=(4.4 * columns, 3.0 * rows))
-        for unused in axes[max(1, len(panels)) :]:
-            unused.remove()
-    for panel, own in zip(panels, axes, strict=False):
-        panel.draw(record, own)
-        own.set_title(panel.title)
+    figure, axes = new_panels("WatchReport.plot", max(1, len(panels)), size=(4.4, 3.0), ax=ax)
+    _draw_all(record, panels, axes)
     if not panels:
         axes[0].set_axis_off()
         axes[0].text(0.5, 0.5, "Nothing has been measured.", ha="center", transform=axes[0].transAxes)
@@ -80,10 +71,14 @@ def draw(record: WatchRecord, ax: Axes | Sequence[Axes] | None = None) -> Figure
 def row_of(record: WatchRecord, panels: Sequence[Panel]) -> Figure:
     """Draw one or two panels side by side for a page."""
     figure, axes = new_figure("WatchReport.save", columns=len(panels), size=(2.6 + 3.5 * len(panels), 3.0))
-    for panel, own in zip(panels, axes, strict=True):
+    _draw_all(record, panels, axes)
+    return figure
+
+
+def _draw_all(record: WatchRecord, panels: Sequence[Panel], axes: Sequence[Axes]) -> None:
+    for panel, own in zip(panels, axes, strict=False):
         panel.draw(record, own)
         own.set_title(panel.title)
-    return figure
 
 
 # ---- panels ----------------------------------------------------------------------------------------------------------
