@@ -146,7 +146,7 @@ def test_error_of_the_closure_becomes_the_reason_and_restores_gradients():
 
     assert (
         measured(torch.optim.SGD([w], lr=0.1), failing)["reason"]
-        == "The measurement failed: RuntimeError: out of memory."
+        == "The measurement failed: OutOfMemoryError: out of memory."
     )
     assert torch.equal(w.grad, kept)
 
