@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dashpot.constraints import OneOf
 from dashpot.errors import RunError
 from dashpot.runs.files import write_error, write_text
-from dashpot.utils.schema import COUNT, TEXT, Record, SchemaError, require
+from dashpot.runs.watch_schema import FORMAT, check_header, check_row
+from dashpot.utils.schema import SchemaError
 from dashpot.utils.strict_json import decode, encode
 from dashpot.watching.series import WatchRecord
 
-FORMAT = 1
 LARGEST = 4 * 2**20
 """Size of a file in bytes beyond which older rows are thinned."""
 IN_MEMORY = ("pulse",)
 """Kinds of rows that are not written."""
-_HEADER = Record({"kind": OneOf(("header",)), "format": OneOf((FORMAT,))})
-_ROW = Record({"series": TEXT, "step": COUNT})  # "kind" is a key of warnings
 _NUMBERS = {text: float(text) for text in ("nan", "inf", "-inf")}
 
 
@@ -98,10 +95,14 @@ def read_watch_file(path: Path, until: int | None = None) -> WatchRecord:
     lines = text[: text.rfind(b"\n") + 1].splitlines()
     if not lines:
         raise RunError(f"{path} is damaged: it has no header.")
-    record = WatchRecord(_parsed(path, 1, lines[0], _HEADER))
+    record = WatchRecord(_numbers(_parsed(path, 1, lines[0], check_header)))
+    newest: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
-        row = _parsed(path, number, line, _ROW)
-        kind = row.pop("series")
+        row = _parsed(path, number, line, check_row)
+        kind = row.pop("series")  # "kind" is a key of warnings
+        if row["step"] < newest.setdefault(kind, 0):
+            raise _damaged(path, number)
+        newest[kind] = row["step"]
         if until is None or row["step"] <= until:
             record.add(kind, row)
     for key in ("kind", "format"):
@@ -109,21 +110,23 @@ def read_watch_file(path: Path, until: int | None = None) -> WatchRecord:
     return record
 
 
-def _parsed(path: Path, number: int, line: bytes, rule: Record) -> dict[str, Any]:
+def _parsed(path: Path, number: int, line: bytes, check: Callable[[Any], None]) -> dict[str, Any]:
     try:
         row = decode(line)
-        require(rule, row)
+        check(row)
     except (SchemaError, ValueError) as error:
-        raise RunError(f"{path} is damaged at line {number}.") from error
-    return _numbers(row)
+        raise _damaged(path, number) from error
+    return row
 
 
-def _numbers(value: Any) -> Any:
-    """Convert the strings of non-finite numbers back to numbers."""
-    if isinstance(value, str):
-        return _NUMBERS.get(value, value)
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return value
+def _damaged(path: Path, number: int) -> RunError:
+    return RunError(f"{path} is damaged at line {number}.")
+
+
+def _numbers(header: dict[str, Any]) -> dict[str, Any]:
+    """Convert the strings of settings that are not finite back to numbers; rows have none."""
+    groups = [
+        {key: _NUMBERS.get(value, value) if isinstance(value, str) else value for key, value in group.items()}
+        for group in header.get("groups", [])
+    ]
+    return {**header, "groups": groups}

@@ -40,7 +40,7 @@ def _title(header: Mapping[str, Any]) -> str:
 def _lead(report: WatchReport) -> str:
     header = report.record.header
     shapes = header.get("tensors", {})
-    elements = sum(math.prod(shape) for shape in shapes.values())
+    elements = sum(math.prod(shape) for shape in shapes.values() if shape is not None)  # lazy ones have no shape
     sizes = f"{number(elements, 15)} parameters in {count(len(shapes), 'tensor', digits=15)}"
     parts = [f"Step {number(report.step, 15)}", sizes]
     batch = finite(header.get("batch"))

@@ -62,7 +62,9 @@ def non_finite(record: WatchRecord) -> Sentence | str:
         return "No norms: the optimizer has made no step yet."
     if not str(row.get("reason") or "").startswith(NOT_FINITE):
         return "All norms are finite."
-    bad = [name for name, own in row["tensors"].items() if own.get("grad") is None or own.get("weight") is None]
+    bad = [
+        name for name, own in (row.get("tensors") or {}).items() if own.get("grad") is None or own.get("weight") is None
+    ]
     text = f"Gradients or weights of {_tensors(bad)} are not finite" if bad else "The loss or a norm is not finite"
     action = "restore a checkpoint, and clip gradients or lower the learning rate"
     return Sentence("non-finite", "non-finite", text, float(len(bad)), f"step {row['step']}", action)
@@ -73,7 +75,7 @@ def dead(record: WatchRecord) -> Sentence | str:
     rows = record.rows("norms").rows[-DEAD_ROWS:]
     if len(rows) < DEAD_ROWS:
         return f"Dead tensors need {DEAD_ROWS} measurements of the norms."
-    names = [name for name in rows[-1]["tensors"] if all(_grad(row, name) == 0 for row in rows)]
+    names = [name for name in rows[-1].get("tensors") or () if all(_grad(row, name) == 0 for row in rows)]
     if not names:
         return "No tensor has a zero gradient."
     text = f"The gradients of {_tensors(names)} are exactly 0"
@@ -83,7 +85,7 @@ def dead(record: WatchRecord) -> Sentence | str:
 
 
 def _grad(row: dict[str, Any], name: str) -> float | None:
-    return finite(row["tensors"].get(name, {}).get("grad"))
+    return finite((row.get("tensors") or {}).get(name, {}).get("grad"))
 
 
 def stalled(record: WatchRecord) -> Sentence | str:

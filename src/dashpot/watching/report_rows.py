@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ def finite(value: Any) -> float | None:
     (2.0, None, None, None, None)
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None  # larger integers have no float
 
 
 def value_at(row: dict[str, Any], path: str) -> float | None:
