@@ -175,3 +175,47 @@ def test_rate_of_other_types_is_none(lr):
         w.grad = torch.ones(2)
         optimizer.step()
         assert watcher.record.rows("norms").last["lr"] == [None]
+        assert not len(watcher.record.rows("alarms"))  # failures
+
+
+def test_pair_of_steps_with_different_gradients_has_a_reason():
+    params = [weight(), weight()]
+    optimizer = dp.SGD(params, lr=0.1, momentum=0.9)
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "dynamics")
+        for step in range(2):
+            params[0].grad = None if step else torch.ones(2)
+            params[1].grad = torch.ones(2)
+            optimizer.step()
+        row = watcher.record.rows("dynamics").last["tensors"]["1"]
+        assert row["alpha"] is None
+        assert row["reason"] == "The two steps of a measurement did not both update the parameters."
+
+
+@pytest.mark.parametrize(
+    ("grad", "loss", "text"),
+    [
+        (torch.nan, 1.0, "The gradient of 0 is not finite."),
+        (1.0, torch.nan, "The loss is not finite; all gradients are finite."),
+    ],
+)
+def test_warnings_of_numbers_that_are_not_finite(grad, loss, text):
+    w = weight()
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "pulse", "alarms")
+        w.grad = torch.full((2,), grad)
+        watcher.observe(loss)
+        optimizer.step()
+        assert watcher.record.rows("warning").last["text"] == text
+
+
+def test_closure_without_a_loss_is_a_reason_for_maximizing_optimizers():
+    w = weight()
+    optimizer = dp.SGD([w], lr=0.1, maximize=True)
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "curvature")
+        w.grad = torch.ones(2)
+        watcher.observe(1.0, closure=lambda: None)
+        optimizer.step()
+        assert "Error" not in watcher.record.rows("curvature").last["reason"]

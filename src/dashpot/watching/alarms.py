@@ -15,6 +15,7 @@ from dashpot.watching.alarms_sample import Sampler, SampleReader, StepSample
 from dashpot.watching.alarms_slow import SlowDetector
 from dashpot.watching.alarms_state import StateDetector
 from dashpot.watching.alarms_sudden import SuddenDetector
+from dashpot.watching.norms import learning_rates
 from dashpot.watching.probe import Moment, Probe
 from dashpot.watching.pulse import GradientNorms, gradient_norms
 
@@ -124,7 +125,8 @@ class AlarmsProbe(Probe):
 def _rate(optimizer: Any) -> float:
     """Return the current learning rate of the first group."""
     current = getattr(optimizer, "current_lr", None)
-    return float(current() if current is not None else optimizer.param_groups[0].get("lr", 1.0))
+    rate = current() if current is not None else learning_rates(optimizer)[0]
+    return 1.0 if rate is None else float(rate)
 
 
 def _horizon(optimizer: Any) -> float | None:

@@ -39,10 +39,11 @@ class StateDetector:
         bad = np.flatnonzero(~np.isfinite(norms))
         if len(bad):
             name = self.names[int(bad[0])]
-            text = f"The gradients of {len(bad)} of {len(self.names)} tensors are not finite, first {name}."
+            several = f"The gradients of {len(bad)} of {len(self.names)} tensors are not finite, first {name}."
+            text = several if len(bad) > 1 else f"The gradient of {name} is not finite."
             yield Alarm("non-finite", name, text, _RESTORE, 1.0)
         elif sample.loss is not None and not math.isfinite(sample.loss):
-            yield Alarm("non-finite", None, f"The loss is {sample.loss}; all gradients are finite.", _RESTORE, 1.0)
+            yield Alarm("non-finite", None, "The loss is not finite; all gradients are finite.", _RESTORE, 1.0)
 
     def _persistent(self, sample: StepSample, norms: np.ndarray) -> Iterator[Alarm]:
         with np.errstate(all="ignore"):

@@ -130,6 +130,11 @@ def scaled_hessian(optimizer: Any, closure: Callable[[], Any], scales: Scales) -
     signs = {bool(group.get("maximize", False)) for group in optimizer.param_groups}
     if len(signs) > 1:
         raise CurvatureError("Some groups maximize and others minimize the loss.")
-    loss = (lambda: -closure()) if True in signs else closure
+    loss = (lambda: _negated(closure())) if True in signs else closure
     with hessian(loss, scales.params, rates=scales.rates, shifts=scales.shifts) as operator:
         yield operator
+
+
+def _negated(loss: Any) -> Any:
+    """Return the negative loss; other types are refused by the operator."""
+    return -loss if isinstance(loss, Tensor) else loss

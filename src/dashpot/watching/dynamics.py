@@ -139,7 +139,8 @@ def _tensor_row(watcher: Watcher, item: Snapshot, p: Tensor, own: dict[str, Tens
     row["stalled"] = stalled_share(own["update"], own["w"], dtype, rounding)
     agreement = sign_agreement(own["past"], own["input"]) if "past" in own else (None, None)
     row["agreement"], row["cosine"] = agreement
-    return {**row, "sampled": len(own["dw"]), "reason": item.reason}
+    reason = item.reason or (None if "alpha" in own else NO_PAIR)
+    return {**row, "sampled": len(own["dw"]), "reason": reason}
 
 
 def _rate_row(item: Snapshot, result: Replayed, own: dict[str, Tensor], outside: float | None) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def false_alarms(row: Mapping[str, Any]) -> str:
     rate = finite(row.get("confidence"))
     if rate is not None:
         return f"false alarms in {percent(rate)} of healthy runs"
-    return str(row.get("confidence") or "rate of false alarms not measured")
+    text = row.get("confidence")
+    return text if isinstance(text, str) and text else "rate of false alarms not measured"
 
 
 def non_finite(record: WatchRecord) -> Sentence | str:

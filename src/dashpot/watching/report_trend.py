@@ -58,6 +58,8 @@ def fit(steps: Array, losses: Array) -> Trend | str:
     size = float(np.abs(losses).mean())
     if size == 0:
         return "All losses are 0."
+    if steps[0] == steps[-1]:
+        return "All losses are of one step."
     is_positive = bool((losses > 0).all())
     y = np.log(losses) if is_positive else losses / size
     x = steps - steps.mean()
