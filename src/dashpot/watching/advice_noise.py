@@ -18,18 +18,14 @@ class Noise(NamedTuple):
         scale: The estimate; the lower end of the interval if only that is known.
         low, high: 95 % interval; `high` is infinite if it has no upper end.
         batch: Number of examples of the measured steps.
-        step: Step of the measurement.
         is_bound: Whether `scale` is only a lower bound.
-        is_preconditioned: Whether gradients are weighted by the rates of the method.
     """
 
     scale: float
     low: float
     high: float
     batch: float | None
-    step: int
     is_bound: bool
-    is_preconditioned: bool
 
 
 def progress(scale: float, old: float, new: float) -> float:
@@ -54,10 +50,10 @@ def noise_of(record: WatchRecord, *, preconditioned: bool) -> Noise | str:
 
 def _of_row(row: Mapping[str, Any], preconditioned: bool) -> Noise | None:
     weighted = row.get("preconditioned") if preconditioned else None
-    return (_read(row, weighted, True) if weighted else None) or _read(row, row, False)
+    return (_read(row, weighted) if weighted else None) or _read(row, row)
 
 
-def _read(row: Mapping[str, Any], values: Mapping[str, Any], preconditioned: bool) -> Noise | None:
+def _read(row: Mapping[str, Any], values: Mapping[str, Any]) -> Noise | None:
     low, scale = values.get("low"), values.get("scale")
     bound = scale if scale is not None else low
     if bound is None or not bound > 0 or not math.isfinite(bound):
@@ -68,7 +64,5 @@ def _read(row: Mapping[str, Any], values: Mapping[str, Any], preconditioned: boo
         low=float(low) if low is not None else 0.0,
         high=float(high) if high is not None else math.inf,
         batch=row.get("batch"),
-        step=row["step"],
         is_bound=scale is None,
-        is_preconditioned=preconditioned,
     )
