@@ -29,7 +29,10 @@ class Noise(NamedTuple):
 
 
 def progress(scale: float, old: float, new: float) -> float:
-    """Return the progress of a step of `new` examples in steps of `old`: (1 + scale/old)/(1 + scale/new)."""
+    """Return the progress of a step of `new` examples in steps of `old`: (1 + scale/old)/(1 + scale/new).
+
+    Source: McCandlish et al., arXiv 1812.06162, 2018.
+    """
     return new / old if math.isinf(scale) else (1 + scale / old) / (1 + scale / new)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from dashpot.analysis.wording import count, number
+from dashpot.watching.advice_noise import progress
 from dashpot.watching.report_rows import finite, reason_of, value_at
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.series import WatchRecord
@@ -76,14 +77,9 @@ def _balance(row: NoiseRow) -> tuple[str, str, str]:
 
 
 def _other_batch(scale: float, batch: float, other: int) -> str:
-    """Return the steps and examples at a different batch size, relative to the present ones.
-
-    Steps are proportional to 1 + scale/batch, examples to batch + scale.
-
-    Source: McCandlish et al., arXiv 1812.06162, 2018.
-    """
-    steps = (1 + scale / other) / (1 + scale / batch)
-    examples = (other + scale) / (batch + scale)
+    """Return the steps and examples at a different batch size for the same progress, relative to the present ones."""
+    steps = 1 / progress(scale, batch, other)
+    examples = other / batch * steps
     cost = f"{number(steps, 2)} times the steps and {number(examples, 2)} times the examples"
     return f"batch {other} takes {cost}; settings: watcher.advise(batch={other})"
 
