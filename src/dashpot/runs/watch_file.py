@@ -11,12 +11,10 @@ from dashpot.runs.files import write_error, write_text
 from dashpot.runs.watch_schema import FORMAT, check_header, check_row
 from dashpot.utils.schema import SchemaError
 from dashpot.utils.strict_json import decode, encode
-from dashpot.watching.series import WatchRecord
+from dashpot.watching.series import MEMORY_ONLY, WatchRecord
 
 LARGEST = 4 * 2**20
 """Size of a file in bytes beyond which older rows are thinned."""
-IN_MEMORY = ("pulse",)
-"""Kinds of rows that are not written."""
 _NUMBERS = {text: float(text) for text in ("nan", "inf", "-inf")}
 
 
@@ -50,7 +48,7 @@ class WatchFile:
         lines = []
         for kind, rows in self.record.series.items():
             last = self._written.get(kind, -1)
-            new = [row for row in reversed(rows.rows) if row["step"] > last] if kind not in IN_MEMORY else []
+            new = [row for row in reversed(rows.rows) if row["step"] > last] if kind not in MEMORY_ONLY else []
             lines += [encode({"series": kind, **row}) for row in reversed(new)]
             if new:
                 self._written[kind] = new[0]["step"]
@@ -72,7 +70,7 @@ def _append(path: Path, lines: Sequence[str]) -> int:
 def _lines(record: WatchRecord) -> Iterator[str]:
     yield encode({"kind": "header", "format": FORMAT, **record.header})
     for kind, rows in record.series.items():
-        if kind not in IN_MEMORY:
+        if kind not in MEMORY_ONLY:
             yield from (encode({"series": kind, **row}) for row in rows)
 
 

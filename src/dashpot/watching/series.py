@@ -11,10 +11,11 @@ from dashpot.utils.strict_json import strict
 
 LIMIT = 512
 """Largest number of rows of a series in memory."""
+MEMORY_ONLY = frozenset({"pulse"})
+"""Kinds of rows that are not stored."""
 _TENSOR_ROWS = 64_000  # largest number of entries by tensor in a series; a few hundred bytes each
 _FEWEST = 32
 _PENDING = 64
-_MEMORY_ONLY = frozenset({"pulse"})
 _KEPT = frozenset({"pulse", "warning"})  # kinds of rows that a skipped step keeps
 
 
@@ -78,8 +79,8 @@ class WatchRecord:
     def add(self, kind: str, row: dict[str, Any]) -> None:
         """Append a row of one kind; `row` contains "step"."""
         if kind not in self._series:
-            self._series[kind] = Series(thinned=kind not in _MEMORY_ONLY)
-        self._series[kind].add(row if kind in _MEMORY_ONLY else _finite(row))
+            self._series[kind] = Series(thinned=kind not in MEMORY_ONLY)
+        self._series[kind].add(row if kind in MEMORY_ONLY else _finite(row))
 
     def add_later(self, kind: str, make: Callable[[], dict[str, Any] | None]) -> None:
         """Append the row that `make` returns when the record is next read, so that tensors are read later.
@@ -118,7 +119,7 @@ class WatchRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-serializable data."""
-        stored = {kind: list(rows) for kind, rows in self.series.items() if kind not in _MEMORY_ONLY}
+        stored = {kind: list(rows) for kind, rows in self.series.items() if kind not in MEMORY_ONLY}
         return {"header": strict(self.header), "series": stored}
 
     @classmethod
