@@ -38,15 +38,20 @@ def draw_batch_scaling(result: BatchScaling, ax: Axes | Sequence[Axes] | None) -
         )
         line.set_linestyle("--")
         tag(line, "large-curvature", f"{NAMES[result.rule]} at curvature {curvature:.4g}")
+    binary_scales(axes)
+    axes.set_ylabel("temperature")
+    axes.set_title("Temperature relative to the old batch")
+    label_lines(axes)
+    return figure
+
+
+def binary_scales(axes: Axes) -> None:
+    """Use logarithmic axes of base 2, over the batch size."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.set_xlabel("batch size")
-    axes.set_ylabel("temperature")
-    axes.set_title("Temperature relative to the old batch")
-    label_lines(axes)
-    return figure
 
 
 NAMES = {"linear": "linear rule", "sqrt": "square-root rule"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dashpot.analysis.batch_figure import binary_scales
 from dashpot.analysis.response_figure import write_note
 from dashpot.figures import color, label_lines, new_figure, tag
 from dashpot.watching.advice_noise import progress
@@ -36,11 +37,7 @@ def draw_advice(result: Advice, ax: Axes | Sequence[Axes] | None) -> Figure:
         tag(line, name, f"{name} for the same progress")
         axes.fill_between(batches, low, high, color=color(index), alpha=0.15, linewidth=0)
     axes.axvline(result.batch, color=color("muted"), linewidth=1.0, linestyle="--")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-    axes.set_xlabel("batch size")
+    binary_scales(axes)
     axes.set_ylabel("relative to the present batch")
     axes.set_title("Cost of the same progress")
     label_lines(axes)
