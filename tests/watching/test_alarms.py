@@ -91,6 +91,22 @@ class TestSudden:
         weights[41:, 0] += 20 * (weights[41, 0] - weights[40, 0])
         ((step, alarm),) = found(SuddenDetector(NAMES), stream(grads, weights))
         assert (step, alarm.kind, alarm.tensor) == (41, "rate jump", "first")
+        assert "the learning rate of the first group is 0.1, as before" in alarm.advice
+
+    def test_advice_for_a_risen_rate_names_both_rates(self):
+        grads, weights = noise()
+        weights[41:, 0] += 20 * (weights[41, 0] - weights[40, 0])
+        samples = [s._replace(rate=2.0 if s.step > 40 else 0.1) for s in stream(grads, weights)]
+        ((_, alarm),) = found(SuddenDetector(NAMES), samples)
+        assert alarm.advice.startswith("the learning rate rose from 0.1 to 2: examine the schedule at step 41")
+
+    @pytest.mark.parametrize("size", [0.0, 1e-7])
+    def test_tensors_without_a_usual_gradient_give_no_alarm(self, size):
+        grads, weights = noise()
+        grads[:40, 0] *= size
+        grads[40:, 0] *= size or 1.0
+        weights[41:, 0] += 20 * (weights[41, 0] - weights[40, 0])
+        assert found(SuddenDetector(NAMES), stream(grads, weights)) == []
 
 
 def quadratic(rates, *, sigma, growth=None, seed=0):
@@ -154,6 +170,14 @@ class TestState:
         grads[30, 1, 3] = math.inf
         assert self.run(grads, weights) == [(31, "non-finite", "second")]
 
+    def test_unexamined_steps_before_a_non_finite_gradient_are_stated(self):
+        grads, weights = noise()
+        grads[30, 1, 3] = math.nan
+        samples = [s for s in stream(grads, weights) if s.step not in (29, 30)]
+        detector = StateDetector(NAMES, [True, True])
+        (alarm,) = (a for s in samples for a in detector.update(s, s.grad))
+        assert alarm.text.endswith("of second is not finite (not examined since step 28).")
+
     def test_zero_gradient_is_dead_after_20_steps(self):
         grads, weights = noise()
         grads[5:, 0] = 0
@@ -163,6 +187,8 @@ class TestState:
         grads, weights = noise()
         weights[10:, 1] = weights[10, 1]
         assert self.run(grads, weights) == [(30, "stalled", "second")]
+        grads[:, 1] *= 1e-7  # as for a bias before a normalization
+        assert self.run(grads, weights) == []
 
     def test_large_updates_are_reported(self):
         grads, weights = noise()

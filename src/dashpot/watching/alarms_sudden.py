@@ -36,10 +36,14 @@ class SuddenDetector:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._grads, self._updates, self._losses = Reference(len(names)), Reference(len(names)), Reference(1)
+        self._rate = math.nan
 
     def update(self, sample: StepSample) -> Iterator[Alarm]:
         """Yield the alarms of a step."""
-        grads, updates = self._grads.excess(sample.grad), self._updates.excess(sample.update)
+        relevant = ~negligible(sample.grad)
+        grads = relevant * self._grads.excess(sample.grad)
+        # Without earlier gradients, there is no usual size: decay or a vanishing momentum moved the tensor.
+        updates = relevant * (grads > 0) * self._updates.excess(sample.update)
         self._grads.add(sample.grad, BATCH)
         self._updates.add(sample.update, JUMP)
         least = WITH_LOSS if self._loss_excess(sample.loss) > WITH_LOSS else BATCH
@@ -48,6 +52,7 @@ class SuddenDetector:
             yield self._bad_batch(j, grads, least, sample)
         elif updates[k] > JUMP:
             yield self._jump(k, updates, sample)
+        self._rate = sample.rate
 
     def _loss_excess(self, loss: float | None) -> float:
         value = np.array([math.nan if loss is None else loss])
@@ -69,12 +74,32 @@ class SuddenDetector:
             f"The update of {self.names[k]} is {excess[k]:.3g} times the largest of the previous "
             f"{self._updates.count} steps{self._others(excess > JUMP)}, at a gradient of usual size."
         )
-        advice = f"examine the schedule at step {sample.step}; lower the learning rate by the factor {excess[k]:.3g}"
+        advice = self._rate_advice(sample, excess[k])
         return Alarm("rate jump", self.names[k], text, advice, _severity(excess[k]))
+
+    def _rate_advice(self, sample: StepSample, excess: float) -> str:
+        """Return the advice for a jump of the update, whose cause is the rate of the first group only if it rose."""
+        if sample.rate > self._rate * math.sqrt(JUMP):
+            rise = f"the learning rate rose from {self._rate:.3g} to {sample.rate:.3g}"
+            return f"{rise}: examine the schedule at step {sample.step}, or divide the rate by {excess:.3g}"
+        return (
+            f"the learning rate of the first group is {sample.rate:.3g}, as before: examine other groups, and averages "
+            "that small gradients or skipped steps have reduced"
+        )
 
     def _others(self, above: np.ndarray) -> str:
         count = int(above.sum()) - 1
         return f" (likewise {count} more of {len(self.names)} tensors)" if count else ""
+
+
+NEGLIGIBLE = 1e-5
+"""Ratio of the gradient of a tensor to the largest one below which it is rounding noise."""
+
+
+def negligible(grads: np.ndarray) -> np.ndarray:
+    """Return which gradients are negligible, such as those of biases before a normalization."""
+    finite = np.where(np.isfinite(grads), grads, 0.0)
+    return np.isfinite(grads) & (grads <= NEGLIGIBLE * finite.max(initial=0.0))
 
 
 _CLIP = "skip it, or limit gradients by max_norm at their usual norm"
