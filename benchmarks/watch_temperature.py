@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from dashpot.experiments.stacked_network import digit_vectors
 from dashpot.watching import watch
-from dashpot.watching.budget import Budget
 from dashpot.watching.curvature import CurvatureProbe
 from dashpot.watching.noise import NoiseProbe
 from dashpot.watching.pulse import PulseProbe
@@ -98,14 +97,6 @@ def _row(excess: float, correction: float, measured: float, spread: float, devia
 # ---- digits ----------------------------------------------------------------------------------------------------------
 
 
-class Unlimited(Budget):
-    """A budget that always suffices, so that the rows do not depend on the speed of the machine."""
-
-    def affords(self, kind: str, prior: float = 0.0) -> bool:
-        del kind, prior
-        return True
-
-
 def digits(make: Callable[[Any], torch.optim.Optimizer], steps: int, lowest: float) -> list[str]:
     """Return predicted and measured excess loss, and deviation of the batch loss."""
     inputs, labels, _, _ = digit_vectors()
@@ -114,7 +105,6 @@ def digits(make: Callable[[Any], torch.optim.Optimizer], steps: int, lowest: flo
     nn.init.zeros_(model.weight)
     optimizer = make(model.parameters())
     watcher = watch(optimizer, model, budget=1.0)
-    watcher.budget = Unlimited(1.0)
     watcher.probes = [
         PulseProbe(),
         NoiseProbe(every=20),

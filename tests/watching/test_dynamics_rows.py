@@ -8,7 +8,6 @@ from torch import nn
 
 import dashpot as dp
 from dashpot.watching import watch
-from dashpot.watching.budget import Budget
 from dashpot.watching.dynamics import DynamicsProbe
 
 OPTIMIZERS = {
@@ -22,16 +21,9 @@ OPTIMIZERS = {
 }
 
 
-class Ample(Budget):
-    """A budget that always suffices, so that the rows do not depend on the speed of the machine."""
-
-    def affords(self, kind):
-        return True
-
-
 def watcher_of(optimizer, model=None, every=4):
     watcher = watch(optimizer, model, budget=1.0)
-    watcher.budget, watcher.probes = Ample(1.0), [DynamicsProbe(every)]
+    watcher.probes = [DynamicsProbe(every)]
     return watcher
 
 
