@@ -40,6 +40,14 @@ def environment(script: Path, rank: int = 0, world: int = 1) -> dict[str, str]:
     return {**os.environ, **launcher, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
 
 
+def assert_passed(outcomes: list[dict[str, Any]], count: int) -> None:
+    """Check that every rank has run `count` checks, and that all of them passed."""
+    for rank, found in enumerate(outcomes):
+        failed = {name: reason for name, reason in found.items() if reason != "passed"}
+        assert not failed, (rank, failed)
+        assert len(found) == count
+
+
 def run_processes(script: Path, folder: Path, *arguments: str, world: int = 2) -> list[dict[str, Any]]:
     """Run `script RANK WORLD FOLDER ARGUMENTS` for each rank and return the contents of FOLDER/outcomes-RANK.json.
 

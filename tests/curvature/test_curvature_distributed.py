@@ -6,7 +6,7 @@ The checks are functions of curvature_worker.py and run in one set of processes;
 from pathlib import Path
 
 import pytest
-from processes import run_processes
+from processes import assert_passed, run_processes
 
 WORKER = Path(__file__).parent / "curvature_worker.py"
 
@@ -61,7 +61,4 @@ def test_all_checks_are_listed(outcomes):
 @pytest.mark.slow
 def test_all_combinations_on_two_ranks(tmp_path):
     """All methods and routes with and without micro-batches and bucket views."""
-    for rank, found in enumerate(run_processes(WORKER, tmp_path, "^slow")):
-        wrong = {name: reason for name, reason in found.items() if reason != "passed"}
-        assert not wrong, (rank, wrong)
-        assert len(found) == 70 + 6 + 13 + 6 + 2
+    assert_passed(run_processes(WORKER, tmp_path, "^slow"), 70 + 6 + 13 + 6 + 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mesh_names import SLOW, SUBJECTS_OF_TWO_RANKS
-from processes import LIMIT, run_processes
+from processes import LIMIT, assert_passed, run_processes
 from registry import SUBJECTS
 
 WORKER = Path(__file__).parent / "mesh_worker.py"
@@ -77,7 +77,5 @@ def test_all_checks_are_listed(outcomes):
 @pytest.mark.slow
 def test_four_ranks(tmp_path):
     """The checks cover all subjects, two replicas of two shards, two sharded dimensions, and more empty shards."""
-    for rank, found in enumerate(run_processes(WORKER, tmp_path, "subjects", world=4)):
-        wrong = {name: reason for name, reason in found.items() if reason != "passed"}
-        assert not wrong, (rank, wrong)
-        assert len(found) == len(SUBJECTS) + len(OTHERS) + len(SLOW)
+    outcomes = run_processes(WORKER, tmp_path, "subjects", world=4)
+    assert_passed(outcomes, len(SUBJECTS) + len(OTHERS) + len(SLOW))

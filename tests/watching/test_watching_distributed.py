@@ -1,17 +1,14 @@
-"""Watching under DDP and FSDP2 in two processes; the checks are in watch_worker.py."""
+"""Watching under DDP and FSDP2 in two processes; the checks are in the workers."""
 
 from pathlib import Path
 
+import noise_worker
 import pytest
-from processes import run_processes
-
-WORKER = Path(__file__).parent / "watch_worker.py"
+from processes import assert_passed, run_processes
 
 
 @pytest.mark.slow
 @pytest.mark.needs_gloo
-def test_watching_on_two_ranks(tmp_path):
-    for rank, found in enumerate(run_processes(WORKER, tmp_path, ".")):
-        failed = {name: reason for name, reason in found.items() if reason != "passed"}
-        assert not failed, (rank, failed)
-        assert len(found) == 7
+@pytest.mark.parametrize(("worker", "count"), [("watch_worker", 7), ("noise_worker", len(noise_worker.CHECKS))])
+def test_watching_on_two_ranks(tmp_path, worker, count):
+    assert_passed(run_processes(Path(__file__).parent / f"{worker}.py", tmp_path, "."), count)
