@@ -15,7 +15,7 @@ from dashpot.watching.alarms_sample import Sampler, SampleReader, StepSample
 from dashpot.watching.alarms_slow import SlowDetector
 from dashpot.watching.alarms_state import StateDetector
 from dashpot.watching.alarms_sudden import SuddenDetector
-from dashpot.watching.norms import learning_rates
+from dashpot.watching.learning_rates import current_lr
 from dashpot.watching.probe import Moment, Probe
 from dashpot.watching.pulse import GradientNorms, gradient_norms
 
@@ -74,7 +74,7 @@ class AlarmsProbe(Probe):
         assert self._grads is not None
         assert self._norms is not None
         after = self._sampler.gather(self._params)
-        rate = _rate(watcher.optimizer)
+        rate = current_lr(watcher.optimizer)
         self._queue.append(Measured(moment, rate, self._grads, self._before, after, self._norms))
         self._before, self._last = after, moment.step
         if after.device.type == "cpu" or len(self._queue) >= _QUEUE:
@@ -120,13 +120,6 @@ class AlarmsProbe(Probe):
         found = self._reader.read(moment.step, moment.loss_value(), measured.rate, grads, before, after)
         total = measured.norms.read(moment.scale)
         return found, np.array([total.get(name, -1.0) for name in self._names])
-
-
-def _rate(optimizer: Any) -> float:
-    """Return the current learning rate of the first group."""
-    current = getattr(optimizer, "current_lr", None)
-    rate = current() if current is not None else learning_rates(optimizer)[0]
-    return 1.0 if rate is None else float(rate)
 
 
 def _horizon(optimizer: Any) -> float | None:

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from dashpot.engine.dtensor import has_dtensor, local
 from dashpot.engine.eager import real_view
 from dashpot.engine.program import compute_dtype
-from dashpot.optimizers.base import Optimizer
-from dashpot.schedules.resolve import lr_in_force
-from dashpot.utils.scalars import is_number
+from dashpot.watching.learning_rates import learning_rates
 from dashpot.watching.probe import Moment, Probe
 from dashpot.watching.pulse import GradientNorms, gradient_norms
 from dashpot.watching.tensor_norms import norms
@@ -134,17 +132,3 @@ def _angle(u: float, w: float, product: float) -> float | None:
     before = w - along
     across = math.sqrt(max(u * u - along * along, 0.0))
     return math.atan2(across, before) if across or before else None
-
-
-def learning_rates(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """Return the current learning rate of each group: a number, a copy of a 0-d tensor, or None."""
-    rates: list[Any] = [_number_or_none(group.get("lr")) for group in optimizer.param_groups]
-    if isinstance(optimizer, Optimizer) and (schedule := optimizer.schedule.get("lr")) is not None:
-        done = optimizer.steps_done()
-        rates = [lr * factor for factor, lr in (lr_in_force(schedule, rate, done) for rate in rates)]
-    return [lr.detach().clone() if isinstance(lr, Tensor) else lr for lr in rates]
-
-
-def _number_or_none(value: Any) -> Any:
-    """Return a number or a tensor of one element; None for other types, which groups of any library may contain."""
-    return value if is_number(value) or (isinstance(value, Tensor) and value.numel() == 1) else None

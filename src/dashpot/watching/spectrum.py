@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dashpot.engine.dtensor import local
-from dashpot.utils.scalars import read
 from dashpot.watching.dynamics_samples import cut_of, flat, measurable
+from dashpot.watching.learning_rates import current_lr
 from dashpot.watching.probe import Moment, Probe
 from dashpot.watching.spectrum_estimates import Spectrum, element_scales, spectrum
 from dashpot.watching.temperature_estimates import Virial, virial
@@ -86,7 +86,7 @@ class SpectrumProbe(Probe):
         torch.cat(self._weights(sample), out=row[1])
         if watcher.grad_scale != 1:
             row[0] /= watcher.grad_scale
-        self._lrs.append(lr_of(watcher, sample.group))
+        self._lrs.append(current_lr(watcher.optimizer, sample.group))
         self._clips.append(clip_of(watcher.optimizer, self._scale))
         self._scale = watcher.grad_scale
         self._count += 1
@@ -150,12 +150,6 @@ def _results(watcher: Watcher, group: int, g: Any, w: Any, lr: Any) -> tuple[Spe
         return found, None
     scale = element_scales(g, direction, form.filter) if fitted else np.ones(g.shape[1])
     return found, virial(g, w, scale * form.filter.dc_gain * lr.mean(), float(shrink.mean()))
-
-
-def lr_of(watcher: Watcher, group: int) -> float:
-    """Return the learning rate of a group in the present step, including its schedule."""
-    current = getattr(watcher.optimizer, "current_lr", None)
-    return float(current(group) if current is not None else read(watcher.optimizer.param_groups[group].get("lr", 1.0)))
 
 
 def clip_of(optimizer: Any, grad_scale: float) -> Any:
