@@ -95,6 +95,15 @@ def test_infinite_settings_are_read_as_written(tmp_path):
     assert read_watch_file(tmp_path / "watch.jsonl").header["groups"] == [{"lr": float("inf"), "name": "infinite"}]
 
 
+def test_names_that_look_like_numbers_are_texts(tmp_path):
+    record = WatchRecord({"optimizer": "SGD", "model": "inf"})
+    row = {"step": 1, "kind": "dead", "tensor": "nan", "text": "inf", "advice": None}
+    record.add("warning", row)
+    WatchFile(tmp_path / "watch.jsonl", record).start()
+    found = read_watch_file(tmp_path / "watch.jsonl")
+    assert (found.header["model"], found.rows("warning").last) == ("inf", row)
+
+
 def test_rows_without_tensors_have_a_report():
     record = WatchRecord({"optimizer": "SGD", "tensors": {"w": None}})
     for step in range(1, 4):

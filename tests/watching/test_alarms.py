@@ -190,6 +190,12 @@ class TestState:
         grads[:, 1] *= 1e-7  # as for a bias before a normalization
         assert self.run(grads, weights) == []
 
+    def test_tensors_with_negligible_gradients_are_not_stalled(self):
+        grads, weights = noise()
+        weights[10:, 1] = weights[10, 1]
+        grads[:, 1] *= 1e-8  # rounding, as of a bias before a normalization
+        assert self.run(grads, weights) == []
+
     def test_large_updates_are_reported(self):
         grads, weights = noise()
         weights[:, 0] = 100 * np.resize([1, -1], 61)[:, None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from dashpot.errors import RunError
 from dashpot.runs.files import write_error, write_text
-from dashpot.runs.watch_schema import FORMAT, check_header, check_row
+from dashpot.runs.watch_schema import FORMAT, TEXTS, check_header, check_row
 from dashpot.utils.schema import SchemaError
 from dashpot.utils.strict_json import decode, encode
 from dashpot.watching.series import MEMORY_ONLY, WatchRecord
@@ -93,7 +93,7 @@ def read_watch_file(path: Path, until: int | None = None) -> WatchRecord:
     lines = text[: text.rfind(b"\n") + 1].splitlines()
     if not lines:
         raise RunError(f"{path} is damaged: it has no header.")
-    record = WatchRecord(_numbers(_parsed(path, 1, lines[0], check_header)))
+    record = WatchRecord(_parsed(path, 1, lines[0], check_header))
     newest: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         row = _parsed(path, number, line, check_row)
@@ -110,9 +110,9 @@ def read_watch_file(path: Path, until: int | None = None) -> WatchRecord:
 
 def _parsed(path: Path, number: int, line: bytes, check: Callable[[Any], None]) -> dict[str, Any]:
     try:
-        row = decode(line)
+        row = _numbers(decode(line))
         check(row)
-    except (SchemaError, ValueError) as error:
+    except (SchemaError, ValueError, RecursionError) as error:
         raise _damaged(path, number) from error
     return row
 
@@ -121,10 +121,12 @@ def _damaged(path: Path, number: int) -> RunError:
     return RunError(f"{path} is damaged at line {number}.")
 
 
-def _numbers(header: dict[str, Any]) -> dict[str, Any]:
-    """Convert the strings of settings that are not finite back to numbers; rows have none."""
-    groups = [
-        {key: _NUMBERS.get(value, value) if isinstance(value, str) else value for key, value in group.items()}
-        for group in header.get("groups", [])
-    ]
-    return {**header, "groups": groups}
+def _numbers(value: Any) -> Any:
+    """Convert the strings of non-finite numbers back to numbers, except for texts and names."""
+    if isinstance(value, str):
+        return _NUMBERS.get(value, value)
+    if isinstance(value, dict):
+        return {key: item if key in TEXTS else _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return value

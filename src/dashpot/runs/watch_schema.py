@@ -12,13 +12,16 @@ from dashpot.constraints import FLAG, Interval, OneOf
 from dashpot.utils.schema import COUNT, PLAIN, TEXT, ListOf, MapOf, Maybe, Record, Rule, extended, require
 
 FORMAT = 1
+TEXTS = frozenset({"series", "kind", "tensor", "text", "advice", "reason", "source", "module", "model", "name"})
+"""Keys of texts and names, which may be words such as "inf"."""
 _NUMBER = Maybe(Interval(-1e300, 1e300, "both"))
 _NUMBERS = Maybe(ListOf(_NUMBER))
 _VALUES = Maybe(MapOf(PLAIN))
 _TENSORS = Maybe(MapOf(MapOf(PLAIN)))
 _HEADER = Record(
-    {"kind": OneOf(("header",)), "format": OneOf((FORMAT,)), "optimizer": TEXT},
+    {"kind": OneOf(("header",)), "format": OneOf((FORMAT,))},
     {
+        "optimizer": TEXT,
         "tensors": MapOf(Maybe(ListOf(COUNT))),
         "groups": ListOf(MapOf(PLAIN)),
         "dtype": ListOf(TEXT),

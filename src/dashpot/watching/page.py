@@ -33,8 +33,8 @@ def page_of(report: WatchReport, command: str = "") -> Page:
 
 
 def _title(header: Mapping[str, Any]) -> str:
-    model = header.get("model")
-    return f"{model} with {header['optimizer']}" if model else f"Run of {header['optimizer']}"
+    model, optimizer = header.get("model"), header.get("optimizer", "an unknown optimizer")
+    return f"{model} with {optimizer}" if model else f"Run of {optimizer}"
 
 
 def _lead(report: WatchReport) -> str:

@@ -135,7 +135,7 @@ class Watch(Callback):
         if new:
             self._warned = new[-1]["step"]
         for row in new if learner.engine.is_rank_zero else ():
-            advice = f" {row['advice']}" if row.get("advice") else ""
+            advice = f" Advice: {row['advice'].rstrip('.')}." if row.get("advice") else ""
             print(f"Step {row['step']}: {row['text']}{advice}", file=sys.stderr, flush=True)
 
     # ---- file and resume --------------------------------------------------------------------------------------------
