@@ -219,3 +219,31 @@ def test_closure_without_a_loss_is_a_reason_for_maximizing_optimizers():
         watcher.observe(1.0, closure=lambda: None)
         optimizer.step()
         assert "Error" not in watcher.record.rows("curvature").last["reason"]
+
+
+@pytest.mark.parametrize("decay", [1.0, 2.0])
+def test_settings_of_torch_that_dashpot_refuses_give_no_warnings(decay, recwarn):
+    w = weight()
+    optimizer = torch.optim.AdamW([w], lr=1.0, weight_decay=decay)
+    with watch(optimizer, budget=1.0) as watcher:
+        for probe in watcher.probes:
+            probe.every = 1
+        for _ in range(3):
+            w.grad = torch.ones(2)
+            optimizer.step()
+        watcher.report()
+    assert not recwarn.list
+
+
+def test_description_of_a_step_that_raised_is_not_used_for_the_next_one():
+    w = weight()
+    optimizer = dp.SGD([w], lr=0.1, nonfinite="raise")
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "pulse")
+        w.grad = torch.full((2,), torch.nan)
+        watcher.observe(5.0)
+        with pytest.raises(dp.NonFiniteError):
+            optimizer.step()
+        w.grad = torch.ones(2)
+        optimizer.step()
+        assert [row["loss"] for row in watcher.record.rows("pulse")] == [5.0, None]

@@ -27,6 +27,7 @@ class Moment:
         has_gradients: Whether the gradients of the step exist before it; False for `optimizer.step(closure)`.
         scale: Scale of the gradients by a `GradScaler`, which the step itself divides by, or None.
         skipped: Whether the step is skipped: a bool, or on an accelerator a 0-d tensor. Valid in `after_step`.
+        has_begun: Whether the step has begun since it was described.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Moment:
     has_gradients: bool = True
     scale: Tensor | None = None
     skipped: Any = False
+    has_begun: bool = False
 
     def loss_value(self) -> float | None:
         """Return the loss as a number; on an accelerator, this synchronizes with the host."""

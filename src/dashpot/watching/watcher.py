@@ -16,6 +16,7 @@ from dashpot.engine.dtensor import has_dtensor
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.cuda_graph import capturing
 from dashpot.utils.scalars import is_number
+from dashpot.utils.warn import muted
 from dashpot.watching.advice import Advice, advise
 from dashpot.watching.alarms import AlarmsProbe
 from dashpot.watching.budget import Budget
@@ -81,7 +82,8 @@ class Watcher:
         self._due: list[Probe] = []
         self._costs: dict[str, float] = {}
         self._failures: dict[str, int] = {}
-        self._update_names()
+        with muted():
+            self._update_names()
         before: Any = torch.compiler.disable(self._before_step)
         after: Any = torch.compiler.disable(self._after_step)
         self._handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
@@ -190,6 +192,7 @@ class Watcher:
         check("Watcher.observe", "size", size, _COUNT)
         check("Watcher.observe", "examples", examples, _COUNT)
         moment = self._moment
+        moment.has_begun = False
         moment.loss = loss.detach().clone() if isinstance(loss, Tensor) else loss
         moment.closure, moment.sliced, moment.size = closure, sliced, size
         moment.examples = size if examples is None else examples
@@ -226,8 +229,11 @@ class Watcher:
     def _before_step(self, optimizer: Any, args: Sequence[Any], kwargs: Any) -> None:
         if capturing():  # a replayed graph runs no hooks
             return
-        self._moment.step += 1
-        with self.budget.hook(new_step=True):
+        step = self._moment.step + 1
+        if self._moment.has_begun:  # the previous step has raised an exception
+            self._moment = Moment(step)
+        self._moment.step, self._moment.has_begun = step, True
+        with self.budget.hook(new_step=True), muted():
             self._update_names()
             self.ranks.join()
             self._describe_step(optimizer, args, kwargs)
@@ -240,7 +246,7 @@ class Watcher:
         if capturing():
             return
         moment = self._moment
-        with self.budget.hook(new_step=False):
+        with self.budget.hook(new_step=False), muted():
             moment.skipped = moment.skipped or step_was_skipped(optimizer)
             if moment.skipped is True:
                 self.record.drop(moment.step)
