@@ -176,7 +176,7 @@ class TestState:
         samples = [s for s in stream(grads, weights) if s.step not in (29, 30)]
         detector = StateDetector(NAMES, [True, True])
         (alarm,) = (a for s in samples for a in detector.update(s, s.grad))
-        assert alarm.text.endswith("of second is not finite (not examined since step 28).")
+        assert alarm.text.endswith("of second is not finite; the steps since 28 were not examined.")
 
     def test_zero_gradient_is_dead_after_20_steps(self):
         grads, weights = noise()
@@ -217,7 +217,7 @@ def test_interval_solves_the_equation_of_wilson(count, total):
 
 def test_confidence_states_count_runs_and_interval():
     assert confidence("unknown") == "rate of false alarms not measured"
-    assert "healthy runs of 400 steps (95 % interval" in confidence("bad batch")
+    assert "healthy runs of 400 steps, 95 % interval" in confidence("bad batch")
 
 
 class TestWatched:

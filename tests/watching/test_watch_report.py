@@ -40,7 +40,7 @@ def page(report):
 def test_report_prints_at_most_five_numbered_sentences(report):
     lines = str(report).splitlines()
     starts = [line for line in lines if re.match(r"\d\. ", line)]
-    assert [line[0] for line in starts] == [str(index) for index in range(1, MOST + 1)]
+    assert [line[0] for line in starts] == [str(index) for index in range(1, len(report.sentences) + 1)]
     assert max(map(len, lines)) <= 100
     assert len(report.sentences) == MOST
     assert report.more
@@ -157,3 +157,13 @@ def test_example_watches_a_loop(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("1. ")
     measured = {kind for kind, rows in example["watcher"].record.series.items() if not (rows.last or {}).get("reason")}
     assert {"norms", "dynamics", "curvature", "noise", "cost"} <= measured
+
+
+def test_facts_are_in_more_and_reasons_below_the_sentences():
+    record = WatchRecord({**examples.header(["a"]), "steps": 100})
+    record.add("cost", {"step": 90, "share": 0.01, "waiting": ["curvature"]})
+    report = report_of(record)
+    assert (report.sentences, [item.topic for item in report.more]) == ((), ["cost"])
+    assert "No warning." in str(report)
+    reason = "No edge of stability: The budget has not covered a measurement of curvature yet: raise `budget`."
+    assert reason in report.remarks()

@@ -27,8 +27,8 @@ def confidence(kind: str) -> str:
     count, runs = FALSE[kind]
     low, high = interval(count, runs)
     return (
-        f"false alarms in {count} of {runs} healthy runs of {STEPS} steps "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        f"false alarms in {count} of {runs} healthy runs of {STEPS} steps, "
+        f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
 
 

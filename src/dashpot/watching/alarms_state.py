@@ -51,7 +51,7 @@ class StateDetector:
 
     def _gap(self, step: int) -> str:
         """Return the last step that was examined, if the fault may have started before this one."""
-        return "" if step == self._last + 1 else f" (not examined since step {self._last})"
+        return "" if step == self._last + 1 else f"; the steps since {self._last} were not examined"
 
     def _persistent(self, sample: StepSample, norms: np.ndarray) -> Iterator[Alarm]:
         with np.errstate(all="ignore"):

@@ -40,10 +40,9 @@ class SuddenDetector:
 
     def update(self, sample: StepSample) -> Iterator[Alarm]:
         """Yield the alarms of a step."""
-        relevant = ~negligible(sample.grad)
+        relevant = ~negligible(sample.grad) & self._grads.is_usual
         grads = relevant * self._grads.excess(sample.grad)
-        # Without earlier gradients, there is no usual size: decay or a vanishing momentum moved the tensor.
-        updates = relevant * (grads > 0) * self._updates.excess(sample.update)
+        updates = relevant * self._updates.excess(sample.update)
         self._grads.add(sample.grad, BATCH)
         self._updates.add(sample.update, JUMP)
         least = WITH_LOSS if self._loss_excess(sample.loss) > WITH_LOSS else BATCH
@@ -126,6 +125,11 @@ class Reference:
     def count(self) -> int:
         """Number of steps of the reference."""
         return min(self._steps, len(self._values))
+
+    @property
+    def is_usual(self) -> np.ndarray:
+        """Whether a tensor had enough values above 0 for a usual size; otherwise, only decay or momentum moved it."""
+        return (self._values > 0).sum(0) >= LEAST
 
     def excess(self, values: np.ndarray) -> np.ndarray:
         """Return the factors of values over the reference; 0 if unknown."""

@@ -11,8 +11,8 @@ from dashpot.analysis.page_result import PageResult
 from dashpot.analysis.wording import unbroken
 from dashpot.utils.html import element, escape, page_part
 from dashpot.watching.report_rows import last_step
-from dashpot.watching.report_sentence import Sentence
-from dashpot.watching.sentences import sentences_of
+from dashpot.watching.report_sentence import USEFUL, Sentence
+from dashpot.watching.sentences import ABSENCES, FAULTS, sentences_of
 from dashpot.watching.series import WatchRecord
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ _WIDTH = 100
 class WatchReport(PageResult):
     """Answer of a watched run: what it does, how certain that is, and what to change.
 
-    `print` shows at most five sentences, the most important first: faults, then possible savings of time, then facts.
+    `print` shows at most five sentences, the most important first: faults, then possible savings of time, then what
+    is uncertain. Below, it lists the faults that were not found, and measurements that are missing. Facts that need no
+    action are in `more`.
 
     Attributes:
         record: The measurements.
@@ -72,13 +74,20 @@ class WatchReport(PageResult):
         return " ".join(["Nothing has been measured.", *dict.fromkeys(self.missing.values())])
 
     def __str__(self) -> str:
-        """Return the numbered sentences; without any, the reasons."""
-        if not self.sentences:
+        """Return the numbered sentences, the faults that were not found, and the reasons of missing measurements."""
+        if not (self.sentences or self.more):
             return textwrap.fill(self._nothing(), _WIDTH)
+        numbered = [(f"{index}. ", str(sentence)) for index, sentence in enumerate(self.sentences, start=1)]
+        lines = [*numbered, *(("", line) for line in self.remarks())]
         return "\n".join(
-            textwrap.fill(str(sentence), _WIDTH, initial_indent=f"{index}. ", subsequent_indent="   ")
-            for index, sentence in enumerate(self.sentences, start=1)
+            textwrap.fill(text, _WIDTH, initial_indent=start, subsequent_indent="   ") for start, text in lines
         )
+
+    def remarks(self) -> list[str]:
+        """Return one line on the faults that were not found, and one for each missing measurement."""
+        healthy = [self.missing[topic] for topic in FAULTS if topic in self.missing]
+        absent = [f"No {name}: {self.missing[topic]}" for topic, name in ABSENCES.items() if topic in self.missing]
+        return [*([" ".join(healthy)] if healthy else []), *absent]
 
     def __repr__(self) -> str:
         """Return the same as `str`, for interactive sessions."""
@@ -122,4 +131,5 @@ class WatchReport(PageResult):
 def report_of(record: WatchRecord) -> WatchReport:
     """Return the report of a record."""
     found = sentences_of(record)
-    return WatchReport(record, found.sentences[:MOST], found.sentences[MOST:], found.missing)
+    useful = [sentence for sentence in found.sentences if sentence.importance >= USEFUL][:MOST]
+    return WatchReport(record, tuple(useful), found.sentences[len(useful) :], found.missing)

@@ -62,7 +62,7 @@ def non_finite(record: WatchRecord) -> Sentence | str:
     if row is None:
         return "No norms: the optimizer has made no step yet."
     if not str(row.get("reason") or "").startswith(NOT_FINITE):
-        return "All norms are finite."
+        return f"All norms are finite at step {row['step']}."
     bad = [
         name for name, own in (row.get("tensors") or {}).items() if own.get("grad") is None or own.get("weight") is None
     ]
@@ -81,7 +81,10 @@ def dead(record: WatchRecord) -> Sentence | str:
         return "No tensor has a zero gradient."
     text = f"The gradients of {_tensors(names)} are exactly 0"
     confidence = f"the last {DEAD_ROWS} measurements, steps {rows[0]['step']} to {rows[-1]['step']}"
-    action = "these layers do not learn: check activations, masks and initialization, or freeze them"
+    action = "they do not learn: check activations, masks and initialization, or freeze them"
+    alive = [row["step"] for row in record.rows("norms") if any(_grad(row, name) for name in names)]
+    if alive:
+        action = f"they learned until step {alive[-1]}: restart with a lower learning rate, or check activations"
     return Sentence("dead", "dead", text, float(len(names)), confidence, action)
 
 
@@ -123,7 +126,11 @@ def updates(record: WatchRecord) -> Sentence | str:
     all_in_all = f"A step changes the weights by {percent(row['ratio'])}"
     text = f"{all_in_all}, those of {name} by {percent(largest)}"
     confidence = f"norms at step {row['step']}"
-    if largest > LARGE_UPDATE:
+    matrices = {name: ratio for name, ratio in ratios.items() if len(record.header["tensors"].get(name, ())) > 1}
+    worst, most = max(matrices.items(), key=lambda item: item[1], default=(name, 0.0))
+    if most > LARGE_UPDATE:  # biases start at 0, where every step is large
+        name, largest = worst, most
+        text = f"{all_in_all}, those of {name} by {percent(largest)}"
         action = f"lower the learning rate of {name}, or start with a warm-up"
         return Sentence("updates", "large updates", text, largest, confidence, action)
     return Sentence("updates", "updates", text, row["ratio"], confidence, "no change is necessary")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dashpot.analysis.wording import count, number
 from dashpot.watching.advice_noise import progress
-from dashpot.watching.report_rows import finite, reason_of, value_at
+from dashpot.watching.report_rows import finite, reason_of, step_words, value_at
 from dashpot.watching.report_sentence import Sentence
 from dashpot.watching.series import WatchRecord
 
@@ -55,9 +56,9 @@ def noise(record: WatchRecord) -> Sentence | str:
         return reason_of(record, "noise", ABSENT)
     row = rows[-1]
     finding, start, action = _balance(row)
-    unit = " (in units of the rates)" if row.is_preconditioned else ""
-    text = f"{start}: noise scale {number(row.scale)}{unit}, batch {number(row.batch, 6)}"
-    return Sentence("noise", finding, text, row.scale, _confidence(row), action)
+    kind = "preconditioned noise scale" if row.is_preconditioned else "noise scale"
+    text = f"{start}: both are equal at a batch of {number(row.scale)} ({kind}), the batch is {number(row.batch, 6)}"
+    return Sentence("noise", finding, text, row.scale, _confidence(record, row), action)
 
 
 def _balance(row: NoiseRow) -> tuple[str, str, str]:
@@ -67,29 +68,43 @@ def _balance(row: NoiseRow) -> tuple[str, str, str]:
     """
     scale, batch, low, high = row.scale, row.batch, row.low, row.high
     if scale > DOMINANT * batch and low is not None and low > batch:
-        return "noise", "Noise dominates", _other_batch(scale, batch, FACTOR * round(batch))
+        return "noise", "Noise dominates the signal of gradients", _other_batch(row, FACTOR * round(batch))
     if scale * DOMINANT < batch and high is not None and high < batch and batch >= 2:
-        start = "The batch is larger than the noise requires"
-        return "noise", start, _other_batch(scale, batch, max(1, round(batch / FACTOR)))
+        start = "The batch is larger than the noise of gradients requires, compared with their signal"
+        return "noise", start, _other_batch(row, max(1, round(batch / FACTOR)))
     if low is None or high is None or high > WIDE * low:
-        return "uncertain", "The noise scale is uncertain", "keep the batch size, and measure longer"
-    return "balanced noise", "Noise and signal are balanced", "keep the batch size"
+        return (
+            "uncertain",
+            "The ratio of noise to signal of gradients is uncertain",
+            "keep the batch size, and measure longer",
+        )
+    return "balanced noise", "Noise and signal of gradients are balanced", "keep the batch size"
 
 
-def _other_batch(scale: float, batch: float, other: int) -> str:
-    """Return the steps and examples at a different batch size for the same progress, relative to the present ones."""
-    steps = 1 / progress(scale, batch, other)
-    examples = other / batch * steps
-    cost = f"{number(steps, 2)} times the steps and {number(examples, 2)} times the examples"
+def _other_batch(row: NoiseRow, other: int) -> str:
+    """Return the steps and examples at a different batch size for the same progress, at the ends of the interval."""
+    ends = row.low or 0.0, row.high
+    steps = [row.batch / other if end is None else 1 / progress(end, row.batch, other) for end in ends]
+    examples = [other / row.batch * value for value in steps]
+    cost = f"{_range(steps)} times the steps and {_range(examples)} times the examples"
     return f"batch {other} takes {cost}; settings: watcher.advise(batch={other})"
 
 
-def _confidence(row: NoiseRow) -> str:
+def _range(values: Sequence[float]) -> str:
+    """Return the smallest and the largest value.
+
+    >>> _range([2.31, 1.0]), _range([1.001, 1.0])
+    ('1 to 2.3', '1')
+    """
+    return " to ".join(dict.fromkeys(number(value, 2) for value in sorted(values)))
+
+
+def _confidence(record: WatchRecord, row: NoiseRow) -> str:
     if row.low is not None and row.high is not None:
         interval = f"95 % interval {number(row.low)} to {number(row.high)}"
     elif row.low is not None:
         interval = f"95 % interval from {number(row.low)}, without an upper end"
     else:
         interval = "without an interval"
-    parts = [interval, f"step {row.step}"]
+    parts = [interval, step_words(record, row.step)]
     return ", ".join([*parts, *([] if row.samples is None else [count(row.samples, "measurement", digits=4)])])

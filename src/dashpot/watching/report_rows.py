@@ -62,8 +62,19 @@ def reason_of(record: WatchRecord, kind: str, absent: str) -> str:
     if last is not None and last.get("reason"):
         return str(last["reason"])
     if costs is not None and kind in costs.get("waiting", ()):
-        return f"The budget has not covered a measurement of {kind} yet: raise `budget`, or pass `steps` to `watch`."
+        known = "" if record.header.get("steps") else ", or pass `steps` to `watch`"
+        return f"The budget has not covered a measurement of {kind} yet: raise `budget`{known}."
     return absent
+
+
+def is_old(record: WatchRecord, step: int) -> bool:
+    """Return whether a measurement is from the first half of the run so far."""
+    return 2 * step < last_step(record)
+
+
+def step_words(record: WatchRecord, step: int) -> str:
+    """Return the step of a measurement, and the newest step if the measurement is old."""
+    return f"step {step} of {last_step(record)}" if is_old(record, step) else f"step {step}"
 
 
 def last_step(record: WatchRecord) -> int:

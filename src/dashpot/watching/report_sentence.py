@@ -13,10 +13,12 @@ PRIORITIES: Mapping[str, float] = {
     "rising loss": 0.85,
     "dead": 0.8,  # tensors without a gradient
     "stalled": 0.75,  # updates below the resolution of the weights
-    "large updates": 0.7,
+    "large updates": 0.7,  # the last fault
+    "above edge": 0.66,  # and the loss does not fall
     "noise": 0.65,  # a different batch size saves time
     "below edge": 0.6,
     "flat loss": 0.55,
+    "other rate": 0.5,  # steps that differ from the settings
     "at edge": 0.45,
     "balanced noise": 0.4,
     "clipped": 0.38,  # clipping lowers the learning rate
@@ -24,13 +26,19 @@ PRIORITIES: Mapping[str, float] = {
     "past warning": 0.33,  # the run continued
     "temperature": 0.3,
     "inert": 0.28,  # tensors without effect
+    "uncertain": 0.27,  # intervals that contain the opposite finding
+    "over budget": 0.255,
     "updates": 0.25,
+    "after fault": 0.24,  # advice that faults make void
     "rate": 0.22,
     "agreement": 0.2,
-    "uncertain": 0.15,  # intervals that contain the opposite finding
     "cost": 0.1,
 }
 """Importance of findings in [0, 1]: faults first, then possible savings of time, then facts."""
+FAULT = 0.7
+"""Least importance of a fault."""
+USEFUL = 0.255
+"""Least importance of a sentence with something to do or to decide; the others are facts."""
 
 
 @dataclass(frozen=True)

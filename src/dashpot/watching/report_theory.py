@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from dashpot.analysis.wording import count, number, percent
-from dashpot.watching.report_noise import noise_rows
-from dashpot.watching.report_rows import finite, newest, reason_of, value_at
+from dashpot.watching.report_noise import DOMINANT, noise_rows
+from dashpot.watching.report_rows import finite, newest, reason_of, step_words, value_at
 from dashpot.watching.report_sentence import Sentence
+from dashpot.watching.report_trend import loss_trend
 from dashpot.watching.series import WatchRecord
 
 ABSENT = "There is no curvature yet: it needs `closure` in `watcher.observe`, and time within the budget."
@@ -30,9 +31,19 @@ def curvature(record: WatchRecord) -> Sentence | str:
         return reason_of(record, "curvature", ABSENT)
     ratio, edge = row["ratio"], row["edge"]
     limit = UNSTABLE if row.get("full_batch") else UNSTABLE_MINIBATCH
-    finding, start, action = _place(ratio, limit, _noise_ratio(record))
+    noise_ratio = _noise_ratio(record)
+    finding, start, action = _place(ratio, limit, noise_ratio)
+    lowest = FAR_BELOW if noise_ratio > DOMINANT else 1.0
+    if lowest < ratio <= limit and not _falls(record):
+        finding, action = "above edge", "unless the loss falls, try half of it"
     text = f"{start}: rate x curvature {number(ratio * edge)}, stable below {number(edge)}"
-    return Sentence("curvature", finding, text, ratio, _curvature_confidence(row), action)
+    return Sentence("curvature", finding, text, ratio, _curvature_confidence(record, row), action)
+
+
+def _falls(record: WatchRecord) -> bool:
+    """Return whether the loss falls, or is unknown."""
+    found = loss_trend(record)
+    return isinstance(found, str) or found.high < 0
 
 
 def _noise_ratio(record: WatchRecord) -> float:
@@ -64,8 +75,8 @@ def _place(ratio: float, limit: float, noise_ratio: float) -> tuple[str, str, st
     return "below edge", start, f"a rate up to {times} times as high is stable here; try {first} times"
 
 
-def _curvature_confidence(row: dict[str, Any]) -> str:
-    parts = [f"step {row['step']}"]
+def _curvature_confidence(record: WatchRecord, row: dict[str, Any]) -> str:
+    parts = [step_words(record, row["step"])]
     examples, complete = finite(row.get("examples")), bool(row.get("full_batch"))
     if examples is not None:
         of = "all" if complete else "minibatch of"
@@ -76,7 +87,7 @@ def _curvature_confidence(row: dict[str, Any]) -> str:
     elif error is not None:
         parts.append(f"eigenvalue within {percent(error)}")
     if examples is not None and not complete:
-        parts.append("the value of all examples is lower, and settles below the edge")
+        parts.append("too high on average: the value of all examples is lower")
     return ", ".join(parts)
 
 

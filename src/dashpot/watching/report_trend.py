@@ -27,6 +27,7 @@ class Trend(NamedTuple):
         spread: Standard deviation of the losses around the line, relative to the loss.
         samples: Number of losses.
         steps: Number of steps between the first and the last of them.
+        level: Value of the line at the last step.
     """
 
     change: float
@@ -35,6 +36,7 @@ class Trend(NamedTuple):
     spread: float
     samples: int
     steps: int
+    level: float
 
 
 def loss_trend(record: WatchRecord) -> Trend | str:
@@ -72,4 +74,6 @@ def fit(steps: Array, losses: Array) -> Trend | str:
     half, span = t_quantile(freedom) * error, float(steps[-1] - steps[0])
     ends = [value * span for value in (slope, slope - half, slope + half)]
     change, low, high = (math.expm1(min(value, 100.0)) for value in ends) if is_positive else ends
-    return Trend(change, low, high, spread, len(x), int(span))
+    end = float(y.mean() + slope * x[-1])
+    level = math.exp(end) if is_positive else end * size
+    return Trend(change, low, high, spread, len(x), int(span), level)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
 from dashpot.analysis.wording import count, number, percent
 from dashpot.watching import report_faults, report_noise, report_theory
-from dashpot.watching.report_rows import finite, newest_by_tensor, reason_of
-from dashpot.watching.report_sentence import Sentence
+from dashpot.watching.report_rows import finite, is_old, newest_by_tensor, reason_of
+from dashpot.watching.report_sentence import FAULT, Sentence
 from dashpot.watching.report_trend import Trend, loss_trend
 from dashpot.watching.series import WatchRecord
 
@@ -17,6 +18,10 @@ FLAT = 0.1
 """Largest change of a flat loss, within its interval."""
 CLIPPED = 0.9
 """Factor of clipping below which it affects the learning rate noticeably."""
+VOID = ("noise", "below edge", "above edge", "at edge", "flat loss", "balanced noise", "temperature")
+"""Findings whose advice assumes a run without faults."""
+OTHER_RATE = 2.0
+"""Ratio of applied to predicted rate, or its inverse, from which steps differ from the settings."""
 
 
 class Found(NamedTuple):
@@ -29,9 +34,21 @@ class Found(NamedTuple):
 def sentences_of(record: WatchRecord) -> Found:
     """Return the sentences on a record."""
     results = {topic: maker(record) for topic, maker in MAKERS.items()}
-    sentences = [result for result in results.values() if isinstance(result, Sentence)]
+    sentences = without_void_advice([result for result in results.values() if isinstance(result, Sentence)])
     missing = {topic: result for topic, result in results.items() if isinstance(result, str)}
     return Found(tuple(sorted(sentences, key=lambda sentence: -sentence.importance)), missing)
+
+
+def without_void_advice(sentences: Iterable[Sentence]) -> list[Sentence]:
+    """Return the sentences; if there are faults, without advice that assumes a run without faults."""
+    found = list(sentences)
+    if all(sentence.importance < FAULT for sentence in found):
+        return found
+    return [_postponed(item) if item.finding in VOID or item.topic == "noise" else item for item in found]
+
+
+def _postponed(sentence: Sentence) -> Sentence:
+    return replace(sentence, finding="after fault", action="resolve the faults first, then measure again")
 
 
 def loss(record: WatchRecord) -> Sentence | str:
@@ -40,7 +57,7 @@ def loss(record: WatchRecord) -> Sentence | str:
     if isinstance(found, str):
         return found
     finding, verb, action = _direction(found)
-    text = f"{verb} over the last {count(found.steps, 'step', digits=4)}"
+    text = f"{verb} over the last {count(found.steps, 'step', digits=4)}, now {number(found.level)}"
     interval = f"95 % interval {_signed(found.low)} to {_signed(found.high)}"
     confidence = f"{interval}, {count(found.samples, 'measurement')}"
     return Sentence("loss", finding, text, found.change, confidence, action)
@@ -73,6 +90,8 @@ def agreement(record: WatchRecord) -> Sentence | str:
     last = record.rows("dynamics").last
     if not shares or last is None:
         return reason_of(record, "dynamics", "Momentum and gradient were not compared.")
+    if is_old(record, last["step"]):
+        return f"Momentum and gradient were last compared at step {last['step']}."
     middle = median(shares.values())
     text = f"Momentum and gradient have the same sign in {percent(middle)} of the elements"
     confidence = (
@@ -88,13 +107,21 @@ def effective_rate(record: WatchRecord) -> Sentence | str:
     if not found["applied"] or not found["predicted"] or last is None:
         absent = "The effective learning rate is unknown: it needs a known update rule, and time within the budget."
         return reason_of(record, "dynamics", absent)
-    applied, predicted = median(found["applied"].values()), median(found["predicted"].values())
+    if is_old(record, last["step"]):
+        return f"The effective learning rate was last measured at step {last['step']}."
+    moving = [rate for rate in found["applied"].values() if rate]
+    if not moving:
+        return "There is no effective learning rate: no measured element has moved."
+    applied, predicted = median(moving), median(found["predicted"].values())
     text = f"The effective learning rate is {number(applied)}, predicted {number(predicted)} from the settings"
-    confidence = f"median of {count(len(found['applied']), 'tensor')}, step {last['step']}"
+    confidence = f"median of {count(len(moving), 'tensor')}, step {last['step']}"
     clip = median(found["clip"].values()) if found["clip"] else 1.0
     if clip < CLIPPED:
         action = f"clipping scales gradients by {number(clip, 2)}: raise its limit, or count on the smaller rate"
         return Sentence("rate", "clipped", text, applied, confidence, action)
+    if predicted > 0 and not 1 / OTHER_RATE <= applied / predicted <= OTHER_RATE:
+        action = "examine frozen or stalled tensors, and code that changes gradients or weights next to the optimizer"
+        return Sentence("rate", "other rate", text, applied, confidence, action)
     return Sentence("rate", "rate", text, applied, confidence, "no change is necessary")
 
 
@@ -106,9 +133,11 @@ def cost(record: WatchRecord) -> Sentence | str:
         return "The cost has not been measured yet."
     limit = "without a limit" if budget >= 1 else f"budget {percent(budget)}"
     text = f"Watching takes {percent(share)} of the time of the steps, {limit}"
-    enough = share <= budget or budget >= 1
-    action = "no change is necessary" if enough else "expect fewer measurements until the budget is met"
-    return Sentence("cost", "cost", text, share, f"measured until step {last['step']}", action)
+    confidence = f"measured until step {last['step']}"
+    if share <= budget or budget >= 1:
+        return Sentence("cost", "cost", text, share, confidence, "no change is necessary")
+    action = "accept it, or close the watcher: runs of some hundred steps, and steps of milliseconds, exceed the budget"
+    return Sentence("cost", "over budget", text, share, confidence, action)
 
 
 MAKERS: Mapping[str, Callable[[WatchRecord], Sentence | str]] = {
@@ -126,3 +155,7 @@ MAKERS: Mapping[str, Callable[[WatchRecord], Sentence | str]] = {
     "cost": cost,
 }
 """Functions that return the sentence on a topic, or the reason for its absence."""
+FAULTS = ("warnings", "non-finite", "dead", "stalled")
+"""Topics without a sentence in runs without faults."""
+ABSENCES: Mapping[str, str] = {"loss": "trend", "curvature": "edge of stability", "noise": "noise scale"}
+"""Topics whose absence is printed, with the name of the missing number."""
