@@ -43,7 +43,7 @@ def test_the_report_of_a_folder_and_of_a_file(dashpot, watched):
 def test_json_is_a_single_line(dashpot, watched):
     code, out, err = dashpot("watch", watched / "run", "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
-    assert json.loads(out)["sentences"]
+    assert json.loads(out)["more"]
 
 
 def test_figure_and_page_are_written(dashpot, watched):

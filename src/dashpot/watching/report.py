@@ -50,7 +50,7 @@ class WatchReport(PageResult):
         ...     for _ in range(40):
         ...         opt.zero_grad(); loss = (w**2).sum(); loss.backward(); watcher.observe(loss); opt.step()
         >>> report = watcher.report()
-        >>> [sentence.topic for sentence in report.sentences if sentence.topic == "updates"]
+        >>> [sentence.topic for sentence in report.more if sentence.topic == "updates"]
         ['updates']
         >>> report.missing["noise"]
         'The number of examples is unknown: ...'
