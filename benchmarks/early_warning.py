@@ -38,7 +38,7 @@ from table import table
 
 import dashpot as dp
 from dashpot.watching.alarms import AlarmsProbe
-from dashpot.watching.alarms_rates import interval
+from dashpot.watching.alarms_rates import wilson_interval
 
 SLOW = {"growing updates", "growing gradients", "growing roughness"}
 SUDDEN = {"batch": "bad batch", "jump": "rate jump"}
@@ -119,7 +119,7 @@ def has(kinds: set[str]) -> Callable[[Result], bool]:
 def share(name: str, runs: list[Result], test: Callable[[Result], bool]) -> list[str]:
     """Return a row: number of runs that pass a test, share, and its 95 % interval."""
     passed = sum(map(test, runs))
-    low, high = interval(passed, len(runs))
+    low, high = wilson_interval(passed, len(runs))
     return [
         name,
         f"{passed} of {len(runs)}",

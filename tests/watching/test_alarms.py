@@ -10,7 +10,7 @@ import torch
 import dashpot as dp
 from dashpot.watching.alarms import AlarmsProbe
 from dashpot.watching.alarms_found import Alarm, RateLimit
-from dashpot.watching.alarms_rates import confidence, interval
+from dashpot.watching.alarms_rates import confidence, wilson_interval
 from dashpot.watching.alarms_sample import Sampler, SampleReader
 from dashpot.watching.alarms_slow import SlowDetector
 from dashpot.watching.alarms_state import StateDetector
@@ -210,7 +210,7 @@ def test_rate_limit_repeats_after_clearing():
 @pytest.mark.parametrize(("count", "total"), [(0, 100), (3, 100), (20, 20)])
 def test_interval_solves_the_equation_of_wilson(count, total):
     z = 1.959964
-    for p in interval(count, total):
+    for p in wilson_interval(count, total):
         # Float64 rounding in two formulas of the same quantity.
         assert abs(count / total - p) == pytest.approx(z * math.sqrt(max(p * (1 - p), 0) / total), abs=1e-7)
 
