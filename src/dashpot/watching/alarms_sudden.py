@@ -113,18 +113,17 @@ class Reference:
 
     Args:
         tensors: Number of tensors.
-        past: Number of steps.
     """
 
-    def __init__(self, tensors: int, past: int = PAST) -> None:
-        self._values = np.zeros((past, tensors))
+    def __init__(self, tensors: int) -> None:
+        self._values = np.zeros((PAST, tensors))
         self._largest = np.zeros(tensors)
         self._steps = 0
 
     @property
     def count(self) -> int:
         """Number of steps of the reference."""
-        return min(self._steps, len(self._values))
+        return min(self._steps, PAST)
 
     @property
     def is_usual(self) -> np.ndarray:
@@ -143,6 +142,6 @@ class Reference:
         """Add the values of a step; those above `limit` times the reference are reduced to it."""
         finite = np.where(np.isfinite(values), values, 0.0)
         capped = np.minimum(finite, limit * self._largest) if self._steps >= LEAST else finite
-        self._values[self._steps % len(self._values)] = np.where(self._largest > 0, capped, finite)
+        self._values[self._steps % PAST] = np.where(self._largest > 0, capped, finite)
         self._steps += 1
         self._largest = self._values.max(0)

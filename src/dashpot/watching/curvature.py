@@ -31,7 +31,6 @@ class CurvatureProbe(Probe):
 
     Args:
         every: Number of steps between measurements; the budget may allow fewer.
-        count: Number of eigenvalues.
         examples: Largest number of examples, if the batch can be sliced. With a limited budget, a batch of more than 32
             examples is also halved.
         tolerance: Relative residual at which the process stops.
@@ -47,13 +46,12 @@ class CurvatureProbe(Probe):
         self,
         every: int = 100,
         *,
-        count: int = 1,
         examples: int = 128,
         tolerance: float = 0.05,
         iterations: int = 12,
         full_batch: bool = False,
     ) -> None:
-        self.every, self.count, self.examples = every, count, examples
+        self.every, self.examples = every, examples
         self.tolerance, self.iterations, self.full_batch = tolerance, iterations, full_batch
         self._start: Tensor | None = None
         self._reason: str | None = None
@@ -79,7 +77,7 @@ class CurvatureProbe(Probe):
         scales = scales_of(watcher.optimizer)
         start = self._start if self._start is not None and self._start.shape[1] == _size(scales) else None
         with scaled_hessian(watcher.optimizer, closure, scales) as operator:
-            found = eigenvalues(operator, self.count, tolerance=self.tolerance, iterations=self.iterations, start=start)
+            found = eigenvalues(operator, tolerance=self.tolerance, iterations=self.iterations, start=start)
         self._start = found.vectors.float()
         sliced = moment.examples is not None and examples is not None and examples < moment.examples
         full = self.full_batch and moment.examples == moment.size and not sliced

@@ -127,7 +127,7 @@ class SpectrumProbe(Probe):
         values = ring[: self._count].cpu().double().numpy()
         clips = np.array([*map(float, self._clips[1:]), 1.0])
         found, heat = _results(watcher, sample.group, values[:, 0] * clips[:, None], values[:, 1], np.array(self._lrs))
-        row = {"step": moment.step, "group": sample.group, **found.to_dict()}
+        row = {"step": moment.step, "group": sample.group, **asdict(found)}
         watcher.record.add(self.kind, {**row, "virial": None if heat is None else asdict(heat)})
 
 

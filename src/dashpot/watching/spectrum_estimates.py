@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,6 @@ class Spectrum:
     scale: str | None = None
     error: float | None = None
     reason: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as JSON-serializable data."""
-        return asdict(self)
 
 
 def spectrum(gradients: Array, directions: Array, section: RationalFilter | None, *, fitted: bool = True) -> Spectrum:

@@ -25,8 +25,7 @@ dissipation relations). The trace, the virial for filters and denominators, and 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,10 +66,6 @@ class Fluctuation:
     slope: float | None = None
     level: float | None = None
     reason: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as JSON-serializable data."""
-        return asdict(self)
 
 
 def fluctuation(losses: ArrayLike) -> Fluctuation:
