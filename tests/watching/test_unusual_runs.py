@@ -235,6 +235,21 @@ def test_settings_of_torch_that_dashpot_refuses_give_no_warnings(decay, recwarn)
     assert not recwarn.list
 
 
+def test_overflow_gives_no_warnings(recwarn):
+    w = weight().double().detach().requires_grad_()
+    optimizer = torch.optim.SGD([w], lr=1.0)
+    with watch(optimizer, budget=1.0) as watcher:
+        for probe in watcher.probes:
+            probe.every = 1
+        for step in range(40):
+            w.grad = torch.full_like(w, (-1) ** step * 1e307)
+            watcher.observe((-1) ** step * 1e308)
+            optimizer.step()
+        report = watcher.report()
+    assert not recwarn.list
+    assert report.missing["loss"] == "The losses are too large for a trend."
+
+
 def test_description_of_a_step_that_raised_is_not_used_for_the_next_one():
     w = weight()
     optimizer = dp.SGD([w], lr=0.1, nonfinite="raise")

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 
 _INNER = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(str(torch.__file__)).parent))
@@ -34,13 +35,14 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Issue no warnings of dashpot, for measurements of runs that do not issue them themselves.
+    """Issue no warnings of dashpot and of NumPy's arithmetic, for measurements of runs that do not issue them.
 
     The filters of `warnings` remain unchanged, since a change would repeat warnings of the run.
     """
     token = _is_muted.set(True)
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         _is_muted.reset(token)
 

@@ -48,7 +48,11 @@ def loss_trend(record: WatchRecord) -> Trend | str:
     steps, losses = steps[first:], losses[first:]
     if len(losses) < FEWEST:
         return f"The trend of the loss needs {FEWEST} measured losses in the last half of the run, got {len(losses)}."
-    return fit(np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64))
+    with np.errstate(all="ignore"):
+        found = fit(np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64))
+    if isinstance(found, Trend) and not all(map(math.isfinite, found)):
+        return "The losses are too large for a trend."
+    return found
 
 
 def fit(steps: Array, losses: Array) -> Trend | str:
