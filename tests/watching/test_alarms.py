@@ -40,7 +40,9 @@ def found(detector, samples):
 class TestSampler:
     def test_gather_takes_evenly_spaced_elements(self):
         params = [torch.arange(10.0), torch.tensor(3.0), torch.zeros(0), torch.arange(4).bfloat16()]
-        matrix = Sampler(params, size=4).gather(params)
+        sampler = Sampler(params, size=4)
+        matrix = sampler.gather(params)
+        torch.testing.assert_close(sampler.weights(), matrix, rtol=0, atol=0)
         assert matrix.tolist() == [[0, 3, 6, 9], [3, 0, 0, 0], [0, 0, 0, 0], [0, 1, 2, 3]]
 
     def test_gather_of_missing_gradient_is_nan(self):

@@ -62,7 +62,7 @@ class AlarmsProbe(Probe):
     def before_step(self, watcher: Watcher, moment: Moment) -> None:
         self._prepare(watcher)
         if self._last != moment.step - 1:  # otherwise, the weights after the previous step
-            self._before = self._sampler.gather(self._params)
+            self._before = self._sampler.weights()
         if moment.has_gradients:
             self._read_gradients(watcher, moment.step)
 
@@ -73,7 +73,7 @@ class AlarmsProbe(Probe):
         assert self._before is not None
         assert self._grads is not None
         assert self._norms is not None
-        after = self._sampler.gather(self._params)
+        after = self._sampler.weights()
         rate = current_lr(watcher.optimizer)
         self._queue.append(Measured(moment, rate, self._grads, self._before, after, self._norms))
         self._before, self._last = after, moment.step

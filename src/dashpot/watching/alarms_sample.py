@@ -54,6 +54,9 @@ class Sampler:
     def __init__(self, params: Sequence[Tensor], size: int = SAMPLE) -> None:
         self.params, self.size = list(params), size
         self.counts = [_sampled(p, size).numel() for p in self.params]
+        self._strides = [_stride(p.numel(), size) for p in self.params]
+        self._views: list[Tensor] = []  # of the weights
+        self._places: list[int] = []
         ends = np.cumsum([0, *self.counts])
         index = np.full((len(self.params), size), ends[-1])
         for row, start, count in zip(index, ends, self.counts, strict=False):
@@ -64,10 +67,23 @@ class Sampler:
     @torch.no_grad()
     def gather(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Return a float32 matrix with one row for each tensor; sampled elements of None are NaN."""
-        parts = [self._part(x, count) for x, count in zip(tensors, self.counts, strict=True)]
+        return self._matrix(list(map(self._part, tensors, self.counts, self._strides)))
+
+    @torch.no_grad()
+    def weights(self) -> Tensor:
+        """Return the matrix of the parameters. Views of their elements are kept while the parameters stay in place."""
+        places = [(p if type(p) in _PLAIN else local_tensor(p, p)).data_ptr() for p in self.params]
+        if places != self._places:
+            self._views = [_sampled(p, self.size).detach() for p in self.params]
+            self._places = places if [view.data_ptr() for view in self._views] == places else []
+        return self._matrix([view if view.dtype == torch.float32 else view.float() for view in self._views])
+
+    def _matrix(self, parts: list[Tensor]) -> Tensor:
         return torch.cat([*parts, self._end])[self._index]
 
-    def _part(self, x: Tensor | None, count: int) -> Tensor:
+    def _part(self, x: Tensor | None, count: int, stride: int) -> Tensor:
+        if type(x) is Tensor and x.dtype == torch.float32 and x.is_contiguous():  # the usual case, at every step
+            return x.as_strided((count,), (stride,))
         if x is None or x.layout != torch.strided:
             return torch.full((count,), torch.nan, device=self._end.device)
         part = _sampled(x, self.size)
@@ -87,8 +103,12 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def _view(x: Tensor, size: int) -> Tensor:
     count = x.numel()
-    step = -(-count // size) if count > size else 1
-    return x.as_strided((-(-count // step),), (step,))  # one operation, several times faster than reshape and slice
+    stride = _stride(count, size)
+    return x.as_strided((-(-count // stride),), (stride,))  # one operation, several times faster than reshape and slice
+
+
+def _stride(count: int, size: int) -> int:
+    return -(-count // size) if count > size else 1
 
 
 class SampleReader:
