@@ -132,7 +132,7 @@ class SampleReader:
         with np.errstate(all="ignore"):
             updates, change = after - before, grads - self._grads
             jerk = change - self._change
-            unchanged = (updates == 0) & (grads != 0)
+            moving = grads != 0
             found = StepSample(
                 step,
                 loss,
@@ -142,8 +142,8 @@ class SampleReader:
                 np.sqrt(_dots(before, before)),
                 _dots(grads, self._updates),
                 np.sqrt(_dots(jerk, jerk)),
-                1 - (grads != 0).sum(1) / self._counts,
-                unchanged.sum(1) / self._counts,
+                1 - np.count_nonzero(moving, 1) / self._counts,
+                np.count_nonzero(moving & (updates == 0), 1) / self._counts,
             )
         self._step, self._grads, self._updates, self._change = step, grads, updates, change
         return found
@@ -153,4 +153,4 @@ _UNKNOWN = np.full((1, 1), np.nan)
 
 
 def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(1)
+    return np.einsum("ij,ij->i", a, b)

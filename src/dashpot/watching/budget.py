@@ -94,7 +94,8 @@ class Budget:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         # A measurement without a result costs nothing, and must not make the next one appear free.
         self.expected[kind] = max(cost, 0.5 * self.expected.get(kind, 0.0))
-        self.average[kind] = cost + 0.9 * (self.average.get(kind, cost) - cost)
+        if self.counts[kind] > 1:  # the first measurement also creates buffers and loads code
+            self.average[kind] = cost + 0.9 * (self.average.get(kind, cost) - cost)
         self._saved.pop(kind, None)
 
     def _between(self, seconds: float) -> float:
