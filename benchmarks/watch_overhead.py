@@ -7,8 +7,8 @@ warnings at every step, norms of updates every 10, noise scale every 100, and dy
 the other steps, the hooks of the watcher are removed. Two copies of the network would differ by 1 to 2 % in time,
 depending on their places in memory, so there is only one. A watched step is compared with the mean of the plain steps
 before and after it, in CPU time. Steps are grouped by the measurements made in them, and the overhead is the mean of
-the medians of the groups, weighted by their number of steps, so that neither rare measurements nor disturbances by
-other processes are lost or overweighted. The first 150 watched steps, in which the noise scale is measured more often,
+the trimmed means of the groups, weighted by their number of steps, so that neither rare measurements nor disturbances
+by other processes are lost or overweighted; warnings are computed for three steps at once. The first 150 watched steps, in which the noise scale is measured more often,
 are a warm-up. Curvature is measured separately: the median CPU time of a measurement, divided by that of 2000 steps.
 
 FOLDER contains the files of Fashion-MNIST (network and batch size of the task), `--text` input.txt for the character
@@ -23,7 +23,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import char_transformer
@@ -155,8 +155,14 @@ def overhead_of(pairs: Sequence[Pair]) -> tuple[float, float]:
     groups: dict[frozenset[str], list[float]] = {}
     for pair in pairs:
         groups.setdefault(pair.kinds, []).append(pair.watched / pair.plain - 1)
-    total = sum(len(ratios) * median(ratios) for ratios in groups.values()) / len(pairs)
-    return total, median(groups.get(frozenset(), [math.nan]))
+    total = sum(len(ratios) * typical(ratios) for ratios in groups.values()) / len(pairs)
+    return total, typical(groups.get(frozenset(), [math.nan]))
+
+
+def typical(values: Sequence[float]) -> float:
+    """Return the mean without a tenth of the values at each end; of fewer than 20 values, the median."""
+    cut = len(values) // 10
+    return mean(sorted(values)[cut : len(values) - cut]) if cut > 1 else median(values)
 
 
 def curvature_cost(run: Run, probe: Any, batches: Iterator[tuple[Tensor, Tensor]], count: int = 3) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dashpot.watching.watcher import Watcher
 
 _QUEUE = 8  # steps that an accelerator is ahead of the detectors
+_CPU_QUEUE = 3  # steps: after a training step, the caches do not contain the code of the detectors
 
 
 class Measured(NamedTuple):
@@ -77,14 +78,15 @@ class AlarmsProbe(Probe):
         rate = current_lr(watcher.optimizer)
         self._queue.append(Measured(moment, rate, self._grads, self._before, after, self._norms))
         self._before, self._last = after, moment.step
-        if after.device.type == "cpu" or len(self._queue) >= _QUEUE:
-            self._examine(watcher)
+        if len(self._queue) >= (_CPU_QUEUE if after.device.type == "cpu" else _QUEUE):
+            self._examine()
 
     def _prepare(self, watcher: Watcher) -> None:
         """Create the sampler and the detectors for the current parameters."""
         if watcher.names is self._known:
             return
-        self._known, params = watcher.names, list(watcher.names)
+        self._examine()
+        self._known, self._record, params = watcher.names, watcher.record, list(watcher.names)
         self._queue, self._params, self._last = [], params, -1
         self._sampler = Sampler(params)
         self._names = names = list(watcher.names.values())
@@ -97,14 +99,18 @@ class AlarmsProbe(Probe):
         found = watcher.pulse.measured(step)
         self._norms = gradient_norms(watcher) if found is None else found
 
-    def _examine(self, watcher: Watcher) -> None:
+    def close(self) -> None:
+        self._examine()
+
+    @torch.no_grad()
+    def _examine(self) -> None:
         queue, self._queue = self._queue, []
         for measured in queue:
             if bool(measured.moment.skipped):
                 continue
             for alarm in self._limit.new(measured.moment.step, self._alarms(measured)):
                 row = {"step": measured.moment.step, **alarm._asdict(), "confidence": confidence(alarm.kind)}
-                watcher.record.add("warning", row)
+                self._record.add("warning", row)
 
     def _alarms(self, measured: Measured) -> Iterator[Alarm]:
         sample, total = self._sample(measured)
