@@ -8,8 +8,9 @@ the other steps, the hooks of the watcher are removed. Two copies of the network
 depending on their places in memory, so there is only one. A watched step is compared with the mean of the plain steps
 before and after it, in CPU time. Steps are grouped by the measurements made in them, and the overhead is the mean of
 the trimmed means of the groups, weighted by their number of steps, so that neither rare measurements nor disturbances
-by other processes are lost or overweighted; warnings are computed for three steps at once. The first 150 watched steps, in which the noise scale is measured more often,
-are a warm-up. Curvature is measured separately: the median CPU time of a measurement, divided by that of 2000 steps.
+by other processes are lost or overweighted; warnings are computed for three steps at once. The first 150 watched steps,
+in which the noise scale is measured more often, are a warm-up. Curvature is measured separately: the median CPU time of
+a measurement, divided by that of 2000 steps.
 
 FOLDER contains the files of Fashion-MNIST (network and batch size of the task), `--text` input.txt for the character
 transformer of `benchmarks/char_transformer.py`.
