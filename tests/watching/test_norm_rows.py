@@ -273,3 +273,15 @@ def test_rate_includes_schedule_of_dashpot_and_scheduler_of_torch():
             scheduler.step()
     assert [row["lr"] for row in a.record.rows("norms")] == [[0.5], [0.25], [0.125]]
     assert [row["lr"] for row in b.record.rows("norms")] == [[0.5], [0.25], [0.125]]
+
+
+def test_every_eighth_loss_gives_a_row_with_their_mean():
+    w = torch.ones(2, requires_grad=True)
+    with dp.watch(torch.optim.SGD([w], lr=0.0)) as watcher:
+        for step in range(1, 19):
+            w.grad = torch.ones(2)
+            if step != 3:
+                watcher.observe(torch.tensor(float(step)))
+            watcher.optimizer.step()
+    rows = [(row["step"], row["loss"], row["count"]) for row in watcher.record.rows("loss")]
+    assert rows == [(9, 42 / 8, 8), (17, 13.5, 8)]

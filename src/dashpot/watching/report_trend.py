@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dashpot.utils.student import t_quantile
-from dashpot.watching.report_rows import curve
+from dashpot.watching.report_rows import Curve, curve
 from dashpot.watching.series import WatchRecord
 
 FEWEST = 10
@@ -41,11 +41,11 @@ class Trend(NamedTuple):
 
 def loss_trend(record: WatchRecord) -> Trend | str:
     """Return the trend of the loss over the last half of the run, or the reason for its absence."""
-    steps, losses = curve(record, "norms", "loss")
+    steps, losses = max(
+        (_last_half(curve(record, kind, "loss")) for kind in ("loss", "norms")), key=lambda c: len(c[0])
+    )
     if not steps:
         return "The loss is unknown: pass it to `watcher.observe`."
-    first = next(i for i, step in enumerate(steps) if step >= (steps[0] + steps[-1]) / 2)
-    steps, losses = steps[first:], losses[first:]
     if len(losses) < FEWEST:
         return f"The trend of the loss needs {FEWEST} measured losses in the last half of the run, got {len(losses)}."
     with np.errstate(all="ignore"):
@@ -53,6 +53,13 @@ def loss_trend(record: WatchRecord) -> Trend | str:
     if isinstance(found, Trend) and not all(map(math.isfinite, found)):
         return "The losses are too large for a trend."
     return found
+
+
+def _last_half(points: Curve) -> Curve:
+    """Return the points of the last half of the steps."""
+    steps, losses = points
+    first = next((i for i, step in enumerate(steps) if step >= (steps[0] + steps[-1]) / 2), 0)
+    return steps[first:], losses[first:]
 
 
 def fit(steps: Array, losses: Array) -> Trend | str:

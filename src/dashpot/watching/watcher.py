@@ -24,6 +24,7 @@ from dashpot.watching.cost import CostProbe, add_cost, cost
 from dashpot.watching.curvature import CurvatureProbe
 from dashpot.watching.dynamics import DynamicsProbe
 from dashpot.watching.facts import header_of, tensor_names
+from dashpot.watching.losses import Losses
 from dashpot.watching.noise import NoiseProbe
 from dashpot.watching.norms import NormsProbe
 from dashpot.watching.planning import Plan
@@ -64,7 +65,7 @@ class Watcher:
         self.names: dict[Tensor, str] = {}
         self._ids: list[int] = []
         self.budget, self.ranks = Budget(budget, steps), Ranks()
-        self.pulse = PulseProbe()
+        self.pulse, self._losses = PulseProbe(), Losses()
         self.probes: list[Probe] = [
             self.pulse,
             AlarmsProbe(),
@@ -251,6 +252,7 @@ class Watcher:
             if moment.skipped is True:
                 self.record.drop(moment.step)
             else:
+                self._losses.add(self.record, moment)
                 self._run("after_step", moment)
             for probe in self._due:
                 self._failures.pop(probe.kind, None)
