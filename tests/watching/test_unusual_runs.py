@@ -262,3 +262,16 @@ def test_description_of_a_step_that_raised_is_not_used_for_the_next_one():
         w.grad = torch.ones(2)
         optimizer.step()
         assert [row["loss"] for row in watcher.record.rows("pulse")] == [5.0, None]
+
+
+def test_curvature_omits_frozen_parameters_with_an_old_gradient():
+    params = [weight(), weight()]
+    optimizer = dp.SGD(params, lr=0.5)
+    with watch(optimizer, budget=1.0) as watcher:
+        only(watcher, "curvature")
+        for p in params:
+            p.grad = torch.ones(2)
+        params[0].requires_grad_(False)
+        watcher.observe(1.0, closure=lambda: sum((p**2).sum() for p in params))
+        optimizer.step()
+        assert watcher.record.rows("curvature").last["ratio"] == pytest.approx(0.5)  # 2 lr of the edge 2

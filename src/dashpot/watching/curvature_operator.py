@@ -17,7 +17,7 @@ class Scales(NamedTuple):
     """Factors of the operator for the parameters with a gradient.
 
     Attributes:
-        params: Parameters with a gradient.
+        params: Trainable parameters with a gradient.
         rates: Rate divided by the edge, for each parameter.
         shifts: Coefficients of coupled decay.
         edge: Edge of the groups; 1 if the groups have different edges.
@@ -50,7 +50,7 @@ def scales_of(optimizer: Any) -> Scales:
         edge = _edge(form)
         for p in group["params"]:
             found = view.tensor(index, p)
-            if found is not None:
+            if found is not None and p.requires_grad:  # frozen parameters may have an old gradient
                 params.append(p)
                 rates.append(_shaped(found.rate, p) / edge)
                 shifts.append(form.form.coupled_decay)
