@@ -41,7 +41,7 @@ class Watch(Callback):
 
     Args:
         budget: Largest share of the time of the fit that measurements may take, in (0, 1].
-        path: File of the measurements, which `dashpot.watching.read_watch_file` reads; None: no file.
+        path: File of the measurements, which `dashpot watch` reads; None: no file.
 
     Attributes:
         watcher: The `Watcher` of the last fit; None before the first one.
