@@ -33,12 +33,12 @@ def add_cost(watcher: Watcher, step: int) -> None:
     """Add a row with the cost until now."""
     last = watcher.record.rows("cost").last
     if watcher.budget.elapsed and (last is None or last["step"] != step):
-        watcher.record.add("cost", {"step": step, **cost(watcher)})
+        note = {"note": " ".join(watcher.notes)} if watcher.notes else {}
+        watcher.record.add("cost", {"step": step, **cost(watcher), **note})
 
 
 def cost(watcher: Watcher) -> dict[str, Any]:
     """Return the shares of the time of the training steps."""
     budget = watcher.budget
     by_kind = {kind: seconds / budget.elapsed for kind, seconds in budget.spent.items()} if budget.elapsed else {}
-    found = {"share": budget.used, "by_kind": by_kind, "steps": budget.steps_done, "waiting": list(budget.waiting)}
-    return {**found, "note": " ".join(watcher.notes)} if watcher.notes else found
+    return {"share": budget.used, "by_kind": by_kind, "steps": budget.steps_done, "waiting": list(budget.waiting)}

@@ -14,7 +14,7 @@ from dashpot.engine.eager import real_view
 from dashpot.engine.program import compute_dtype
 from dashpot.watching.learning_rates import learning_rates
 from dashpot.watching.probe import Moment, Probe
-from dashpot.watching.pulse import GradientNorms, gradient_norms
+from dashpot.watching.pulse import GradientNorms, gradient_norms, joint_norm
 from dashpot.watching.tensor_norms import norms
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class NormsRow:
             "step": moment.step,
             "loss": moment.loss_value(),
             "lr": [None if lr is None else float(lr) for lr in self.lr],
-            "grad": math.sqrt(sum(g * g for g in grads.values())) if grads else None,
+            "grad": joint_norm(grads.values()) if grads else None,
             **totals,
             "tensors": tensors,
         }

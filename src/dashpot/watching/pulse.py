@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -77,12 +78,14 @@ class PulseRow:
         if moment.scale is not None and bool(moment.skipped):
             return None  # a gradient scaler searches for its scale
         tensors = self.norms.read(moment.scale)
-        row = {"step": moment.step, "loss": moment.loss_value(), "grad": _norm(tensors.values()), "tensors": tensors}
+        grad = joint_norm(tensors.values())
+        row = {"step": moment.step, "loss": moment.loss_value(), "grad": grad, "tensors": tensors}
         return {**row, "skipped": True} if bool(moment.skipped) else row
 
 
-def _norm(values: Any) -> float:
-    return sum(x * x for x in values) ** 0.5
+def joint_norm(norms: Iterable[float]) -> float:
+    """Return the norm over all tensors from those of single tensors."""
+    return math.sqrt(sum(x * x for x in norms))
 
 
 @torch.no_grad()

@@ -113,9 +113,8 @@ class Watcher:
             (kinds that wait for credit) and `notes` (sentences about measurements that are made less often than
             intended).
         """
-        found = {**cost(self), "budget": self.budget.share, "measurements": dict(self.budget.counts)}
-        found.pop("note", None)
-        return {**found, "notes": list(self.notes)}
+        counts, notes = dict(self.budget.counts), list(self.notes)
+        return {**cost(self), "budget": self.budget.share, "measurements": counts, "notes": notes}
 
     @property
     def notes(self) -> tuple[str, ...]:
