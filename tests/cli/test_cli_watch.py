@@ -69,12 +69,12 @@ def test_a_running_run_has_a_report(dashpot, watched, tmp_path):
         (lambda folder: folder.write_bytes(b"\x00\xff\n"), "missing is damaged at line 1."),
     ],
 )
-def test_a_path_without_measurements_is_refused(dashpot, tmp_path, make, message):
+def test_path_without_measurements_raises(dashpot, tmp_path, make, message):
     make(tmp_path / "missing")
     assert message in refused(dashpot("watch", tmp_path / "missing"))
 
 
-def test_a_run_without_measurements_is_refused(dashpot, watched):
+def test_run_without_measurements_raises(dashpot, watched):
     assert "the run was not watched; train it with --watch." in refused(dashpot("watch", watched / "plain"))
     assert "watch: the file must end with .png, .pdf or .svg" in refused(
         dashpot("watch", watched / "run", "--plot", "a.txt")

@@ -56,7 +56,7 @@ def edited(lines, rng):
     return lines
 
 
-def test_edited_files_are_refused_or_reported(tmp_path):
+def test_edited_files_raise_or_are_reported(tmp_path):
     rng, outcomes = random.Random(0), set()
     for _ in range(400):
         path = written(tmp_path / "watch.jsonl", edited([HEADER, *ROWS], rng))

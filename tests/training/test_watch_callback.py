@@ -109,7 +109,7 @@ def test_a_resumed_fit_continues_the_file(tmp_path):
     assert steps[-1] > 30
 
 
-def test_an_incomplete_last_line_is_ignored_and_a_damaged_line_is_refused(tmp_path):
+def test_incomplete_last_line_is_ignored_and_damaged_line_raises(tmp_path):
     path = tmp_path / "watch.jsonl"
     path.write_text('{"kind":"header","format":1}\n{"series":"norms","step":1,"loss":"nan"}\n{"kind":"no')
     [row] = read_watch_file(path).rows("norms")
@@ -135,12 +135,12 @@ def test_the_size_of_a_file_is_bounded(tmp_path, monkeypatch):
     assert json.loads(lines[-1])["step"] == 1499
 
 
-def test_bad_settings_are_refused():
+def test_bad_settings_raise():
     with pytest.raises(ArgumentError, match=r"watch: budget must be a number in \(0, 1\], got 2.0"):
         linear_learner().fit(1, callbacks=[Watch(budget=2.0)])
 
 
-def test_several_optimizers_are_refused_without_a_binding():
+def test_several_optimizers_without_binding_raise():
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1), "b": torch.nn.Linear(1, 1)})
     losses = {"a": torch.nn.functional.mse_loss, "b": torch.nn.functional.mse_loss}
     batches, optimizers = [(torch.ones(2, 1), torch.ones(2, 1))], dict.fromkeys(losses, dp.SGD)

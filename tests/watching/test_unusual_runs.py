@@ -1,4 +1,4 @@
-"""Runs with wrapped optimizers, unusual functions, sparse gradients and other generators are watched, or refused."""
+"""Runs with wrapped optimizers, unusual functions, sparse gradients and other generators are watched, or raise."""
 
 import json
 import random
@@ -55,7 +55,7 @@ def test_wrapped_optimizer_is_watched():
     assert watcher.record.rows("norms").last["update"] == pytest.approx(0.1 * 2**0.5, rel=1e-5)  # float32
 
 
-def test_wrapper_without_optimizer_is_refused():
+def test_wrapper_without_optimizer_raises():
     with pytest.raises(dp.ArgumentError, match=r"watch: optimizer must be a torch optimizer, got "):
         watch(Forwarding(None))
 
@@ -222,7 +222,7 @@ def test_closure_without_a_loss_is_a_reason_for_maximizing_optimizers():
 
 
 @pytest.mark.parametrize("decay", [1.0, 2.0])
-def test_settings_of_torch_that_dashpot_refuses_give_no_warnings(decay, recwarn):
+def test_settings_of_torch_without_equivalent_give_no_warnings(decay, recwarn):
     w = weight()
     optimizer = torch.optim.AdamW([w], lr=1.0, weight_decay=decay)
     with watch(optimizer, budget=1.0) as watcher:

@@ -301,7 +301,7 @@ def test_tensors_that_learned_before_are_named_with_their_last_step():
     assert "do not learn" in report_faults.dead(with_norms(dead, dead, dead)).action
 
 
-def test_large_updates_of_biases_are_no_fault():
+def test_large_updates_of_biases_are_not_a_fault():
     found = with_norms({"a": tensor(ratio=0.3), "b": tensor()})
     found.header["tensors"]["a"] = [64]
     assert report_faults.updates(found).finding == "updates"

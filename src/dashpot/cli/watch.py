@@ -20,7 +20,7 @@ def watch(
     html: Annotated[Path | None, Parameter(help="HTML file with sentences, figures and tables.")] = None,
     json: Annotated[bool, Parameter(help="Print the result as a line of JSON.")] = False,
 ) -> None:
-    """Report what a watched run does, beside what theory predicts, while it trains or afterwards."""
+    """Report what a watched run does, compared with what theory predicts, while it trains or afterwards."""
     check_export_files("watch", plot, html)
     if not json:  # the output is a single line of JSON
         print_first_line(f"Reading {run}.")

@@ -64,7 +64,7 @@ class CurvatureProbe(Probe):
         """Measure at the weights and rates before the update."""
         try:
             row = self._measured(watcher, moment)
-        except (DashpotError, RuntimeError) as error:  # also out of memory: the training goes on
+        except (DashpotError, RuntimeError) as error:  # also out of memory: the training continues
             row = _undefined(str(error) if isinstance(error, DashpotError) else failure(error))
         if row["reason"] is None or row["reason"] != self._reason:  # one row per reason
             watcher.record.add(self.kind, {"step": moment.step, **row})

@@ -136,5 +136,5 @@ def scaled_hessian(optimizer: Any, closure: Callable[[], Any], scales: Scales) -
 
 
 def _negated(loss: Any) -> Any:
-    """Return the negative loss; other types are refused by the operator."""
+    """Return the negative loss; the operator raises for other types."""
     return -loss if isinstance(loss, Tensor) else loss

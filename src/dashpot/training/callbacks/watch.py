@@ -32,7 +32,7 @@ _WRITE_SECONDS = 2.0
 
 
 class Watch(Callback):
-    """Watch a fit: measure norms, noise, curvature and temperature beside what theory predicts; see `dashpot.watch`.
+    """Watch a fit: measure norms, noise, curvature and temperature, compared with theory; see `dashpot.watch`.
 
     The latest update ratio (norm of the update over norm of the weights), edge ratio (rate times curvature over its
     largest stable value) and noise scale are logged as `update_ratio`, `edge_ratio` and `noise_scale`, so that every
