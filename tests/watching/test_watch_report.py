@@ -100,7 +100,7 @@ def test_page_lists_the_reasons_of_absent_figures():
     record.add("noise", {"step": 1, "reason": "The batch has one example."})
     page = report_of(record).page()
     assert "<svg" not in page.partition("<script>")[0].replace('<svg class="swatch"', "")
-    assert "<li>The batch has one example.</li>" in page
+    assert "<li>gradient noise scale: The batch has one example.</li>" in page
     assert "There is no curvature yet" in page
 
 
@@ -165,5 +165,7 @@ def test_facts_are_in_more_and_reasons_below_the_sentences():
     report = report_of(record)
     assert (report.sentences, [item.topic for item in report.more]) == ((), ["cost"])
     assert "No warning." in str(report)
+    assert report.summary().startswith("No warning.")
+    assert "raise <code>budget</code>." in report.page()
     reason = "No edge of stability: The budget has not covered a measurement of curvature yet: raise `budget`."
     assert reason in report.remarks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,18 +61,19 @@ def _sections(report: WatchReport) -> Iterator[Section]:
             yield Section(title, figure=row_of(record, shown), note=note)
     yield from _tensors(record)
     yield from _warnings(record)
-    gaps = [reason for panels in GROUPS.values() for panel in panels if (reason := panel.missing(record)) is not None]
-    if gaps:
-        items = "".join(f"<li>{_text(reason)}</li>" for reason in dict.fromkeys(gaps))
+    gaps = [(panel.title, panel.missing(record)) for panels in GROUPS.values() for panel in panels]
+    items = "".join(f"<li>{_text(f'{title}: {reason}')}</li>" for title, reason in gaps if reason is not None)
+    if items:
         yield Section("Not measured", f"<ul>{items}</ul>")
     yield from _cost(record)
     yield Section("Settings", _settings(record.header))
 
 
 def _findings(report: WatchReport) -> str:
-    if not report.sentences:
+    if not (report.sentences or report.more):
         return f"<p>{_text(report.summary())}</p>"
     shown = f'<ol class="findings">{"".join(map(_finding, report.sentences))}</ol>'
+    shown += "".join(f"<p>{_text(remark)}</p>" for remark in report.remarks())
     if not report.more:
         return shown
     return f'{shown}<h3>Further findings</h3><ul class="findings">{"".join(map(_finding, report.more))}</ul>'
@@ -142,5 +144,9 @@ def _shown(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Return escaped text whose numbers are not broken."""
-    return html.escape(unbroken(text))
+    """Return escaped text whose numbers are not broken, with names in backticks as code.
+
+    >>> _text("pass `a<b`")
+    'pass <code>a&lt;b</code>'
+    """
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(unbroken(text)))

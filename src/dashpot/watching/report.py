@@ -68,7 +68,7 @@ class WatchReport(PageResult):
 
     def summary(self) -> str:
         """Return the sentences in one text."""
-        return " ".join(map(str, self.sentences)) or self._nothing()
+        return " ".join(map(str, self.sentences)) or (" ".join(self.remarks()) if self.more else self._nothing())
 
     def _nothing(self) -> str:
         return " ".join(["Nothing has been measured.", *dict.fromkeys(self.missing.values())])
@@ -124,7 +124,7 @@ class WatchReport(PageResult):
     def _repr_html_(self) -> str:
         """Return the sentences and the figure for notebooks; without matplotlib, no figure."""
         items = "".join(element("li", escape(unbroken(str(sentence)))) for sentence in self.sentences)
-        text = element("ol", items, "margin:.4em 0;padding-left:1.4em") if items else escape(self._nothing())
+        text = element("ol", items, "margin:.4em 0;padding-left:1.4em") if items else escape(self.summary())
         return page_part(text + self._inline_figure(f"watch-{self.step}", "Measurements of a watched run"))
 
 

@@ -48,6 +48,11 @@ def curve(record: WatchRecord, kind: str, path: str) -> Curve:
     return [step for step, _ in found], [value for _, value in found]
 
 
+def loss_curve(record: WatchRecord) -> Curve:
+    """Return the means of eight losses, or the losses at the measured steps, if those are more."""
+    return max((curve(record, kind, "loss") for kind in ("loss", "norms")), key=lambda points: len(points[0]))
+
+
 def newest(record: WatchRecord, kind: str, *paths: str) -> dict[str, Any] | None:
     """Return the newest row in which all paths are finite numbers, or None."""
     for row in reversed(record.rows(kind).rows):

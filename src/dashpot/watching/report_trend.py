@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dashpot.utils.student import t_quantile
-from dashpot.watching.report_rows import Curve, curve
+from dashpot.watching.report_rows import Curve, loss_curve
 from dashpot.watching.series import WatchRecord
 
 FEWEST = 10
@@ -41,9 +41,7 @@ class Trend(NamedTuple):
 
 def loss_trend(record: WatchRecord) -> Trend | str:
     """Return the trend of the loss over the last half of the run, or the reason for its absence."""
-    steps, losses = max(
-        (_last_half(curve(record, kind, "loss")) for kind in ("loss", "norms")), key=lambda c: len(c[0])
-    )
+    steps, losses = _last_half(loss_curve(record))
     if not steps:
         return "The loss is unknown: pass it to `watcher.observe`."
     if len(losses) < FEWEST:

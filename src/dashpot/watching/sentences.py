@@ -18,6 +18,8 @@ FLAT = 0.1
 """Largest change of a flat loss, within its interval."""
 CLIPPED = 0.9
 """Factor of clipping below which it affects the learning rate noticeably."""
+ALMOST_ALL = 0.99
+"""Relative fall of the loss from which its size is not stated more precisely."""
 VOID = ("noise", "below edge", "above edge", "at edge", "flat loss", "balanced noise", "temperature")
 """Findings whose advice assumes a run without faults."""
 OTHER_RATE = 2.0
@@ -65,7 +67,7 @@ def loss(record: WatchRecord) -> Sentence | str:
 
 def _direction(found: Trend) -> tuple[str, str, str]:
     """Return the finding, the start of the sentence and the action of a trend."""
-    size = percent(abs(found.change))
+    size = percent(abs(found.change)) if found.change > -ALMOST_ALL else f"more than {percent(ALMOST_ALL)}"
     if found.low > 0:
         return "rising loss", f"The loss rises by {size}", "lower the learning rate"
     if found.high < 0:

@@ -17,6 +17,7 @@ from dashpot.watching.report_noise import ABSENT, noise_rows
 from dashpot.watching.report_rows import (
     Curve,
     curve,
+    loss_curve,
     median_curve,
     newest,
     reason_of,
@@ -85,7 +86,7 @@ def _draw_all(record: WatchRecord, panels: Sequence[Panel], axes: Sequence[Axes]
 
 
 def _loss(record: WatchRecord, ax: Axes) -> None:
-    steps, losses = curve(record, "norms", "loss")
+    steps, losses = loss_curve(record)
     [points] = ax.plot(steps, losses, color=color("muted"), linewidth=0.6, alpha=0.7, label="batch loss")
     tag(points, "loss")
     [line] = ax.plot(steps, smooth(losses, max(1, len(losses) // 15)), color=color(0), label="trend")
@@ -296,6 +297,14 @@ def _without_rates(record: WatchRecord) -> str | None:
     return None if _nominal_rates(record) else "The learning rate was not recorded."
 
 
+def _without_alpha(record: WatchRecord) -> str | None:
+    curves = tensor_curves(record, "dynamics", "alpha.1")
+    if any(len(steps) > 1 for steps, _ in curves.values()):
+        return None
+    reason = reason_of(record, "dynamics", "The dynamics have not been measured yet.")
+    return "The rates have been measured at one step only." if curves else reason
+
+
 def _without_spectrum(record: WatchRecord) -> str | None:
     row = record.rows("spectrum").last
     if row is not None and row.get("frequencies") and row.get("measured"):
@@ -307,7 +316,7 @@ LOSS = Panel(
     "loss",
     "loss and its trend",
     _loss,
-    _without("norms", "loss", absent="The loss is unknown: pass it to `watcher.observe`."),
+    lambda record: None if loss_curve(record)[0] else "The loss is unknown: pass it to `watcher.observe`.",
     "Batch loss at the measured steps, its centred moving average, and the steps with warnings.",
 )
 FLUCTUATION = Panel(
@@ -364,7 +373,7 @@ ALPHA = Panel(
     "alpha",
     "elementwise rate",
     _alpha,
-    _without_tensors("dynamics", "alpha.1", "The dynamics have not been measured yet."),
+    _without_alpha,
     "Mean of learning rate over denominator, for the tensors with the largest, the median and the smallest value.",
 )
 PANELS = (LOSS, FLUCTUATION, STABILITY, RATES, NOISE, NORMS, RATIOS, SPECTRUM, ALPHA)
