@@ -207,7 +207,7 @@ def test_warnings_of_numbers_that_are_not_finite(grad, loss, text):
         w.grad = torch.full((2,), grad)
         watcher.observe(loss)
         optimizer.step()
-        assert watcher.record.rows("warning").last["text"] == text
+    assert watcher.record.rows("warning").last["text"] == text
 
 
 def test_closure_without_a_loss_is_a_reason_for_maximizing_optimizers():

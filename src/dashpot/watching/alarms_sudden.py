@@ -141,7 +141,8 @@ class Reference:
     def add(self, values: np.ndarray, limit: float) -> None:
         """Add the values of a step; those above `limit` times the reference are reduced to it."""
         finite = np.where(np.isfinite(values), values, 0.0)
-        capped = np.minimum(finite, limit * self._largest) if self._steps >= LEAST else finite
+        with np.errstate(over="ignore"):
+            capped = np.minimum(finite, limit * self._largest) if self._steps >= LEAST else finite
         self._values[self._steps % PAST] = np.where(self._largest > 0, capped, finite)
         self._steps += 1
         self._largest = self._values.max(0)
