@@ -77,11 +77,12 @@ def test_edited_files_raise_or_are_reported(tmp_path):
         {"series": "norms", "step": 0, "tensors": {}},
         {"series": "norms", "step": 7, "tensors": {"w": 1.0}},
         {"series": "noise", "step": 7, "preconditioned": 1.0},
+        {"series": "noise", "step": 7, "batch": 0},
         {"series": "warning", "step": 7},
         {"series": "other", "step": 7, "tensors": 0.5},
         {"series": "cost", "step": 7, "waiting": 1},
     ],
-    ids=["order", "tensor", "preconditioned", "text", "foreign", "waiting"],
+    ids=["order", "tensor", "preconditioned", "batch", "text", "foreign", "waiting"],
 )
 def test_rows_of_wrong_form_are_damage(row, tmp_path):
     path = written(tmp_path / "watch.jsonl", [HEADER, *ROWS, row])

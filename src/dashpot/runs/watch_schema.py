@@ -15,6 +15,7 @@ FORMAT = 1
 TEXTS = frozenset({"series", "kind", "tensor", "text", "advice", "reason", "source", "module", "model", "name"})
 """Keys of texts and names, which may be words such as "inf"."""
 _NUMBER = Maybe(Interval(-1e300, 1e300, "both"))
+_SIZE = Maybe(Interval(0, 2**53))
 _NUMBERS = Maybe(ListOf(_NUMBER))
 _VALUES = Maybe(MapOf(PLAIN))
 _TENSORS = Maybe(MapOf(MapOf(PLAIN)))
@@ -29,14 +30,14 @@ _HEADER = Record(
         "versions": MapOf(TEXT),
         "adaptive": Maybe(FLAG),
         **dict.fromkeys(("module", "method", "explain", "model"), Maybe(TEXT)),
-        **dict.fromkeys(("batch", "budget", "steps", "ranks"), _NUMBER),
+        **dict.fromkeys(("batch", "budget", "steps", "ranks"), _SIZE),
     },
 )
 _ROW = Record({"series": TEXT, "step": COUNT}, {"reason": Maybe(TEXT), "tensors": _TENSORS})
 _KINDS: Mapping[str, Mapping[str, Rule]] = {
     "norms": {"lr": _NUMBERS},
     "dynamics": {"rates": _TENSORS, "effective_lr": _VALUES, "meaning": TEXT},
-    "noise": {"preconditioned": _VALUES, "sample": _VALUES, "source": Maybe(TEXT)},
+    "noise": {"preconditioned": _VALUES, "sample": _VALUES, "batch": _SIZE, "source": Maybe(TEXT)},
     "curvature": {"eigenvalues": _NUMBERS, "residuals": _NUMBERS, "notes": ListOf(TEXT)},
     "spectrum": {**dict.fromkeys(("frequencies", "power", "filtered", "response", "measured"), _NUMBERS)},
     "temperature": {"parts": _VALUES, "expected": _VALUES, "virial": _VALUES},
