@@ -126,7 +126,9 @@ def updates(record: WatchRecord) -> Sentence | str:
     all_in_all = f"A step changes the weights by {percent(row['ratio'])}"
     text = f"{all_in_all}, those of {name} by {percent(largest)}"
     confidence = f"norms at step {row['step']}"
-    matrices = {name: ratio for name, ratio in ratios.items() if len(record.header["tensors"].get(name) or ()) > 1}
+    matrices = {
+        name: ratio for name, ratio in ratios.items() if len(record.header.get("tensors", {}).get(name) or ()) > 1
+    }
     worst, most = max(matrices.items(), key=lambda item: item[1], default=(name, 0.0))
     if most > LARGE_UPDATE:  # biases start at 0, where every step is large
         name, largest = worst, most
