@@ -287,6 +287,15 @@ def test_faults_make_advice_on_speed_void():
     assert {"non-finite", "after fault"} == {item.finding for item in sentences.sentences_of(found).sentences}
 
 
+def test_falling_loss_with_a_fault_is_no_reason_to_continue():
+    found = WatchRecord(examples.header(["a"]))
+    for index, value in enumerate(losses(-0.05, 0.1)):
+        found.add("norms", {"step": index, "loss": float(value), "tensors": {}})
+    found.add("warning", examples.warning(99, "a"))
+    actions = {item.finding: item.action for item in sentences.sentences_of(found).sentences}
+    assert actions["falling loss"] == "the faults have not stopped it"
+
+
 def test_high_rate_without_falling_loss_should_be_halved():
     found = curvature_record(1.5)
     for index, value in enumerate(losses(0.0, 0.1)):

@@ -98,7 +98,7 @@ class SlowDetector:
         if self.horizon is None or self.horizon <= steps:
             return lower
         return (
-            f"{lower}, or lower beta2 to {1 - 1 / max(steps, 2):.3g}: its horizon is {self.horizon:.3g} steps, and the "
+            f"{lower}, or lower beta2 to {1 - 1 / max(steps, 2):.3g}: its horizon is {self.horizon:.0f} steps, and the "
             f"time constant of the growth {steps:.3g}"
         )
 

@@ -46,10 +46,14 @@ def without_void_advice(sentences: Iterable[Sentence]) -> list[Sentence]:
     found = list(sentences)
     if all(sentence.importance < FAULT for sentence in found):
         return found
-    return [_postponed(item) if item.finding in VOID or item.topic == "noise" else item for item in found]
+    return [_after_fault(item) for item in found]
 
 
-def _postponed(sentence: Sentence) -> Sentence:
+def _after_fault(sentence: Sentence) -> Sentence:
+    if sentence.finding == "falling loss":
+        return replace(sentence, action="the faults have not stopped it")
+    if sentence.finding not in VOID and sentence.topic != "noise":
+        return sentence
     return replace(sentence, finding="after fault", action="resolve the faults first, then measure again")
 
 
