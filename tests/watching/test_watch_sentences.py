@@ -287,7 +287,7 @@ def test_faults_make_advice_on_speed_void():
     assert {"non-finite", "after fault"} == {item.finding for item in sentences.sentences_of(found).sentences}
 
 
-def test_falling_loss_with_a_fault_is_no_reason_to_continue():
+def test_falling_loss_with_a_fault_does_not_advise_to_continue():
     found = WatchRecord(examples.header(["a"]))
     for index, value in enumerate(losses(-0.05, 0.1)):
         found.add("norms", {"step": index, "loss": float(value), "tensors": {}})

@@ -20,6 +20,8 @@ CLIPPED = 0.9
 """Factor of clipping below which it affects the learning rate noticeably."""
 ALMOST_ALL = 0.99
 """Relative fall of the loss from which its size is not stated more precisely."""
+TOLERANCE = 1.1
+"""Ratio of cost to budget that still meets the budget."""
 VOID = ("noise", "below edge", "above edge", "at edge", "flat loss", "balanced noise", "temperature")
 """Findings whose advice assumes a run without faults."""
 OTHER_RATE = 2.0
@@ -140,7 +142,7 @@ def cost(record: WatchRecord) -> Sentence | str:
     limit = "without a limit" if budget >= 1 else f"budget {percent(budget)}"
     text = f"Watching takes {percent(share)} of the time of the steps, {limit}"
     confidence = f"measured until step {last['step']}"
-    if share <= budget or budget >= 1:
+    if share <= TOLERANCE * budget or budget >= 1:
         return Sentence("cost", "cost", text, share, confidence, "no change is necessary")
     action = "accept it, or close the watcher: runs of some hundred steps, and steps of milliseconds, exceed the budget"
     return Sentence("cost", "over budget", text, share, confidence, action)

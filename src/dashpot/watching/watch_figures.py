@@ -317,7 +317,7 @@ LOSS = Panel(
     "loss and its trend",
     _loss,
     lambda record: None if loss_curve(record)[0] else "The loss is unknown: pass it to `watcher.observe`.",
-    "Batch loss at the measured steps, its centred moving average, and the steps with warnings.",
+    "Means of eight batch losses, their centred moving average, and the steps with warnings.",
 )
 FLUCTUATION = Panel(
     "temperature",
