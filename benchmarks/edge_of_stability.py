@@ -19,7 +19,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from edge_networks import NETWORKS
@@ -59,8 +59,17 @@ def data() -> tuple[Tensor, Tensor]:
     return images, nn.functional.one_hot(torch.from_numpy(found.train_labels[:EXAMPLES]).long(), 10).float()
 
 
-def train(method: str, network: str, lr: float, steps: int, seed: int = 0) -> dict[str, Any]:
-    """Train and return the losses and ratios with their steps."""
+class Measured(NamedTuple):
+    """Loss and largest eigenvalues at a step, in units of the edge."""
+
+    step: int
+    loss: float
+    ratios: tuple[float, ...]
+    products: int
+
+
+def train(method: str, network: str, lr: float, steps: int, seed: int = 0, count: int = 1) -> dict[str, Any]:
+    """Train, and return the measurements with the time and the number of parameters."""
     torch.manual_seed(seed)
     model = NETWORKS[network]()
     images, targets = data()
@@ -79,9 +88,9 @@ def train(method: str, network: str, lr: float, steps: int, seed: int = 0) -> di
             break
         if step % EVERY == 0:
             with preconditioned_hessian(optimizer, closure) as operator:
-                found = eigenvalues(operator, start=start, tolerance=0.02)
+                found = eigenvalues(operator, count, start=start, tolerance=0.02)
             start = found.vectors
-            rows.append((step, float(loss.detach()), found.values[0], found.residuals[0], found.iterations))
+            rows.append(Measured(step, float(loss.detach()), found.values, found.iterations))
         optimizer.step()
     return {
         "rows": rows,
@@ -93,11 +102,16 @@ def train(method: str, network: str, lr: float, steps: int, seed: int = 0) -> di
 def summary(found: dict[str, Any], steps: int) -> dict[str, Any]:
     """Return the mean ratio over the last third, its spread and the first step with a ratio of at least 0.95."""
     rows = found["rows"]
-    late = [ratio for step, _, ratio, _, _ in rows if step > steps * 2 / 3]
-    reached = next((step for step, _, ratio, _, _ in rows if ratio >= 0.95), None)
+    late = [row.ratios[0] for row in rows if row.step > steps * 2 / 3]
+    reached = next((row.step for row in rows if row.ratios[0] >= 0.95), None)
     if len(late) < 2:  # diverged
         return {"ratio": None, "spread": None, "reached": reached, "loss": None}
-    return {"ratio": statistics.fmean(late), "spread": statistics.stdev(late), "reached": reached, "loss": rows[-1][1]}
+    return {
+        "ratio": statistics.fmean(late),
+        "spread": statistics.stdev(late),
+        "reached": reached,
+        "loss": rows[-1].loss,
+    }
 
 
 def verdict(ratio: float | None) -> str:
@@ -114,6 +128,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--networks", default=";".join(RATES), help="names separated by semicolons")
     parser.add_argument("--rates", type=float, nargs="*", help="try these learning rates instead of RATES")
+    parser.add_argument("--count", type=int, default=1, help="number of eigenvalues; several are printed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--output", type=Path, help="file to which rows of JSON are appended")
@@ -126,15 +141,14 @@ def main() -> None:
         for method in methods:
             for lr in asked.rates or [RATES[network][method]]:
                 steps = asked.steps or STEPS[network]
-                found = train(method, network, lr, steps, asked.seed)
+                found = train(method, network, lr, steps, asked.seed, asked.count)
                 row = {"network": network, "method": method, "lr": lr, "steps": steps, **summary(found, steps)}
                 row |= {"seconds": found["seconds"], "parameters": found["parameters"]}
                 print(json.dumps(row), flush=True)
-                if asked.rates:
-                    print(
-                        "  ", [round(ratio, 2) for _, _, ratio, _, _ in found["rows"]][:: max(1, steps // EVERY // 20)]
-                    )
-                    print("  ", statistics.fmean(r[4] for r in found["rows"]), "products")
+                if asked.rates or asked.count > 1:
+                    for each in found["rows"]:
+                        print(f"  step {each.step}: {', '.join(f'{ratio:.2f}' for ratio in each.ratios)}")
+                    print(f"  {statistics.fmean(each.products for each in found['rows']):.1f} products on average")
                 results.append(row)
                 if asked.output:
                     with asked.output.open("a") as file:
