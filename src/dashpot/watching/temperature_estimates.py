@@ -104,31 +104,35 @@ def fluctuation(losses: ArrayLike) -> Fluctuation:
 def _of_window(x: Array) -> tuple[Fluctuation | None, str | None]:
     n, time = len(x), np.arange(len(x)) - (len(x) - 1) / 2
     slope = float(np.median(x[n - n // 2 :] - x[: n // 2]) / (n - n // 2))
-    level = float(np.median(x - slope * time))
-    rest = x - level - slope * time
-    spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
-    if spread == 0:
-        return None, "The loss is constant."
-    change, bend = (
-        slope * n,
-        abs(rest[n // 4 : n - n // 4].mean() - (rest[: n // 4].mean() + rest[-(n // 4) :].mean()) / 2),
-    )
-    if abs(change) > _LARGEST_TREND * spread or bend > _LARGEST_BEND * spread:
-        verb = "falls" if change < 0 else "rises"
-        share = text_of(max(abs(change), bend) / spread)
-        return None, f"The loss is not stationary: it {verb} by {share} times its fluctuation in {n} steps."
-    early, late = float(rest[: n // 2].var()), float(rest[n // 2 :].var())
-    if early > _LARGEST_CHANGE * late:
-        return (
-            None,
-            f"The loss is not stationary: its variance falls by a factor of {text_of(early / late)} in {n} steps.",
-        )
+    rest = x - slope * time
+    rest -= np.median(rest)
+    reason = _instationarity(rest, slope)
+    if reason is not None:
+        return None, reason
     rest -= rest.mean()
     c = [float(rest[: n - k] @ rest[k:]) / n for k in range(3)]
     correlated = min(max(2 * c[1] - c[2], 0.0), c[0])
     white = c[0] - correlated
     error = c[0] * math.sqrt(5 / n) / (2 * math.sqrt(white)) if white > 0 else None  # of 2 c_1 - c_2 for white noise
     return Fluctuation(n, math.sqrt(c[0]), math.sqrt(white), math.sqrt(correlated), error, slope, float(x.mean())), None
+
+
+def _instationarity(rest: Array, slope: float) -> str | None:
+    """Return the reason why losses are not stationary, or None, from their deviations from a line of this slope."""
+    n = len(rest)
+    spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
+    if spread == 0:
+        return "The loss is constant."
+    change = slope * n
+    bend = abs(rest[n // 4 : n - n // 4].mean() - (rest[: n // 4].mean() + rest[-(n // 4) :].mean()) / 2)
+    if abs(change) > _LARGEST_TREND * spread or bend > _LARGEST_BEND * spread:
+        verb = "falls" if change < 0 else "rises"
+        share = text_of(max(abs(change), bend) / spread)
+        return f"The loss is not stationary: it {verb} by {share} times its fluctuation in {n} steps."
+    early, late = float(rest[: n // 2].var()), float(rest[n // 2 :].var())
+    if early > _LARGEST_CHANGE * late:
+        return f"The loss is not stationary: its variance falls by a factor of {text_of(early / late)} in {n} steps."
+    return None
 
 
 def excess_loss(trace: float, batch: float, gain: float) -> float:
