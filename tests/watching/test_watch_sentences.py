@@ -258,6 +258,8 @@ def test_direction_of_the_loss_is_significant(slope, noise, finding):
 def test_cost_is_compared_with_the_budget():
     assert sentences.cost(record(cost={"step": 9, "share": 0.01})).action == "no change is necessary"
     assert sentences.cost(record(cost={"step": 9, "share": 0.2})).finding == "over budget"
+    short = {"step": 9, "share": 0.2, "by_kind": {"hooks": 0.02}}
+    assert sentences.cost(record(cost=short)).action.endswith("the hooks alone take 2 %")
     unlimited = record(cost={"step": 9, "share": 2.0})
     unlimited.header["budget"] = 1.0
     assert sentences.cost(unlimited).text == "Watching takes 200 % of the time of the steps, without a limit"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dashpot.analysis.wording import count, number, percent
 from dashpot.watching import report_faults, report_noise, report_theory
-from dashpot.watching.report_rows import finite, is_old, newest_by_tensor, reason_of
+from dashpot.watching.report_rows import finite, is_old, newest_by_tensor, reason_of, value_at
 from dashpot.watching.report_sentence import FAULT, Sentence
 from dashpot.watching.report_trend import Trend, loss_trend
 from dashpot.watching.series import WatchRecord
@@ -144,7 +144,10 @@ def cost(record: WatchRecord) -> Sentence | str:
     confidence = f"measured until step {last['step']}"
     if share <= TOLERANCE * budget or budget >= 1:
         return Sentence("cost", "cost", text, share, confidence, "no change is necessary")
-    action = "accept it, or close the watcher: runs of some hundred steps, and steps of milliseconds, exceed the budget"
+    hooks = value_at(last, "by_kind.hooks") or 0.0
+    action = "the share falls in longer runs, as measurements at the start take credit in advance"
+    if hooks > budget / 2:
+        action = f"raise `budget`: steps are so short that the hooks alone take {percent(hooks)}"
     return Sentence("cost", "over budget", text, share, confidence, action)
 
 
