@@ -298,6 +298,13 @@ def test_falling_loss_with_a_fault_does_not_advise_to_continue():
     assert actions["falling loss"] == "the faults have not stopped it"
 
 
+def test_losses_that_are_not_finite_have_no_trend():
+    found = WatchRecord(examples.header(["a"]))
+    for index in range(40):
+        found.add("loss", {"step": 8 * index, "loss": math.nan if index == 39 else 1.0 / (1 + index)})
+    assert sentences.loss(found) == "The losses until step 312 are not finite."
+
+
 def test_high_rate_without_falling_loss_should_be_halved():
     found = curvature_record(1.5)
     for index, value in enumerate(losses(0.0, 0.1)):

@@ -41,6 +41,9 @@ class Trend(NamedTuple):
 
 def loss_trend(record: WatchRecord) -> Trend | str:
     """Return the trend of the loss over the last half of the run, or the reason for its absence."""
+    last = record.rows("loss").last
+    if last is not None and last.get("loss") is None:
+        return f"The losses until step {last['step']} are not finite."
     steps, losses = _last_half(loss_curve(record))
     if not steps:
         return "The loss is unknown: pass it to `watcher.observe`."
