@@ -77,19 +77,10 @@ class SpectrumProbe(Probe):
         sample, ring = self._sample, self._ring
         if sample is None or ring is None:
             return
-        grads = [p.grad for p in sample.params]
-        if any(g is None or g.layout is not torch.strided for g in grads):
+        if any(p.grad is None or p.grad.layout is not torch.strided for p in sample.params):
             self._end()
             return
-        row = ring[self._count]
-        torch.cat(_taken(grads, sample.cuts), out=row[0])
-        torch.cat(self._weights(sample), out=row[1])
-        if watcher.grad_scale != 1:
-            row[0] /= watcher.grad_scale
-        self._lrs.append(current_lr(watcher.optimizer, sample.group))
-        self._clips.append(clip_of(watcher.optimizer, self._scale))
-        self._scale = watcher.grad_scale
-        self._count += 1
+        self._store(watcher, sample, ring[self._count])
         is_first = not len(watcher.record.rows(self.kind))
         if self._count == self.steps + 1 or (self._count == _EARLY + 1 and is_first):
             self._add(watcher, moment, sample, ring)
@@ -99,6 +90,18 @@ class SpectrumProbe(Probe):
     def close(self) -> None:
         """End the measurement."""
         self._end()
+
+    def _store(self, watcher: Watcher, sample: _Sample, row: Tensor) -> None:
+        """Store the gradients and weights before a step, and its learning rate."""
+        grads = [p.grad for p in sample.params]
+        torch.cat(_taken(grads, sample.cuts), out=row[0])
+        torch.cat(self._weights(sample), out=row[1])
+        if watcher.grad_scale != 1:
+            row[0] /= watcher.grad_scale
+        self._lrs.append(current_lr(watcher.optimizer, sample.group))
+        self._clips.append(clip_of(watcher.optimizer, self._scale))
+        self._scale = watcher.grad_scale
+        self._count += 1
 
     def _weights(self, sample: _Sample) -> list[Tensor]:
         """Return views of the sampled weights; complete tensors that are not contiguous are copied."""
