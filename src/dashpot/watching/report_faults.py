@@ -67,7 +67,7 @@ def non_finite(record: WatchRecord) -> Sentence | str:
         name for name, own in (row.get("tensors") or {}).items() if own.get("grad") is None or own.get("weight") is None
     ]
     text = f"Gradients or weights of {_tensors(bad)} are not finite" if bad else "The loss or a norm is not finite"
-    action = "restore a checkpoint, and clip gradients or lower the learning rate"
+    action = "restore a checkpoint, and examine the first batch with such values; else clip gradients or lower the rate"
     return Sentence("non-finite", "non-finite", text, float(len(bad)), f"step {row['step']}", action)
 
 
