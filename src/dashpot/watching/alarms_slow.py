@@ -57,7 +57,8 @@ class SlowDetector:
     def update(self, sample: StepSample) -> Iterator[Alarm]:
         """Yield the alarms of a step."""
         update, grad, jerk = _total(sample.update), _total(sample.grad), _total(sample.jerk)
-        self._overshoot.append(_cosine(sample.slope, grad, self._last))
+        if not np.isnan(sample.slope).all():  # otherwise, the previous step has no sample
+            self._overshoot.append(_cosine(sample.slope, grad, self._last))
         self._last = update
         self._updates.add(sample.step, update, sample.update)
         self._gradients.add(sample.step, grad, sample.grad)

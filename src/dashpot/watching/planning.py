@@ -13,13 +13,14 @@ from dashpot.watching.ranks import Ranks
 
 _RETRY = 10  # steps between the attempts of kinds that wait for credit
 _REVIEW = 64  # steps between reviews of the probes that always run
+_BURST = 4  # consecutive steps of thinned probes, since warnings compare consecutive gradients
 _SHARE = 0.5  # of the budget, for the probes that always run
 
 
 class Plan:
     """Choice of the probes of each step.
 
-    Probes that always run are due at every `stretch`-th of their steps, with the smallest power of two for which they
+    Probes that always run are due at one of `stretch` steps, in bursts, with the smallest power of two for which they
     take at most half of the budget. Other probes need credit.
 
     Attributes:
@@ -54,8 +55,8 @@ class Plan:
         return probe.is_due(step) or (step % _RETRY == 1 and probe.kind in self.budget.waiting)
 
     def _is_always_due(self, probe: Probe, step: int) -> bool:
-        every = probe.every * self.stretch
-        return probe.is_due(step) and step % every == 1 % every
+        number = (step - 1) // probe.every
+        return probe.is_due(step) and number % (_BURST * self.stretch) < _BURST
 
     def _affordable(self, wanted: Sequence[Probe]) -> list[float]:
         """Return 1 for each probe that the credit covers, else 0."""
@@ -80,8 +81,8 @@ class Plan:
         if stretch > 1 and "always" not in self.notes:
             load = sum(self.budget.load(probe.kind, probe.every) for probe in probes if probe.always)
             self.notes["always"] = (
-                f"Gradient norms are measured every {stretch} steps: at every step, they would take {load:.1%} of the "
-                f"time, more than half of the budget of {self.budget.share:.1%}."
+                f"Gradient norms and warnings are computed at one of {stretch} steps: at every step, they would take "
+                f"{load:.1%} of the time, more than half of the budget of {self.budget.share:.1%}."
             )
         for probe in probes:
             self._note(probe)
