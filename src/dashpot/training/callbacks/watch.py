@@ -90,13 +90,12 @@ class Watch(Callback):
         """Describe the batch to the watcher, and take the step."""
         assert self.watcher is not None
         batch = learner.batch
-        self.watcher.observe(
-            _mean(self._losses),
-            closure=lambda: _loss(learner, batch),
-            sliced=self._sliced(learner, batch),
-            size=self._examples,
-            examples=batch.size,
-        )
+        loss, size = _mean(self._losses), self._examples
+        if batch.size:
+            closure, sliced = (lambda: _loss(learner, batch)), self._sliced(learner, batch)
+            self.watcher.observe(loss, closure=closure, sliced=sliced, size=size, examples=batch.size)
+        else:  # the share of this rank is empty
+            self.watcher.observe(loss, size=size)
         self._losses, self._examples = [], 0
         proceed()
 
@@ -175,9 +174,10 @@ def _total_steps(learner: Learner) -> int | None:
 
 
 def _mean(losses: list[tuple[Tensor, int]]) -> Tensor | None:
-    """Return the mean of the losses of micro-batches over their examples."""
+    """Return the mean of the losses of micro-batches over their examples; None without examples."""
+    losses = [(loss, size) for loss, size in losses if size]  # the loss of no examples is NaN
     total = sum(size for _, size in losses)
-    if len(losses) <= 1 or not total:
+    if len(losses) <= 1:
         return losses[0][0] if losses else None
     return torch.stack([loss * (size / total) for loss, size in losses]).sum()
 
