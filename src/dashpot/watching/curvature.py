@@ -40,7 +40,7 @@ class CurvatureProbe(Probe):
 
     kind: ClassVar[str] = "curvature"
     communicates: ClassVar[bool] = True
-    prior = 20.0  # 5 to 8 products of less than three steps each
+    prior = 12.0  # 5 products of less than three steps each; the first measurement has no warm start
 
     def __init__(
         self,
