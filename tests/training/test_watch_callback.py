@@ -147,3 +147,16 @@ def test_several_optimizers_without_binding_raise():
     learner = Learner(model, batches, loss=losses, optimizer=optimizers, lr=0.1, engine=Engine("cpu"))
     with pytest.raises(ArgumentError, match="Watch: bind the callback to one of the optimizers by ForOptimizer"):
         learner.fit(1, callbacks=[Watch()])
+
+
+def test_warnings_of_the_last_steps_are_printed(capsys):
+    learner, callback = linear_learner(), Watch(budget=1.0)
+
+    class Overflow(Callback):
+        def after_backward(self, learner):
+            if learner.steps == 10:  # the last step
+                learner.model.weight.grad.fill_(torch.inf)
+
+    learner.fit(steps=11, callbacks=[callback, Overflow()])
+    assert "Step 11: " in capsys.readouterr().err
+    assert [row["step"] for row in callback.watcher.warnings] == [11]

@@ -116,7 +116,8 @@ class Watch(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         if self.watcher is not None:
-            self.watcher.close()
+            self.watcher.close()  # examines the last steps
+            self._print_warnings(learner)
             self._write(learner)
 
     def _log(self, learner: Learner) -> None:
