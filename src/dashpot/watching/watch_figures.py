@@ -188,10 +188,7 @@ def _norms(record: WatchRecord, ax: Axes) -> None:
     for index, (key, name) in enumerate({"weight": "weights", "grad": "gradient", "update": "update"}.items()):
         steps, values = span_medians(curve(record, "norms", key), 2 * _SPANS)
         tag(ax.plot(steps, _positive(values), color=color(index), label=name)[0], key)
-    _logarithmic(ax, "y")
-    ax.set_xlabel("step")
-    ax.set_ylabel("norm over all tensors")
-    label_lines(ax)
+    _logarithmic_over_steps(ax, "norm over all tensors")
 
 
 def _ratios(record: WatchRecord, ax: Axes) -> None:
@@ -202,10 +199,7 @@ def _ratios(record: WatchRecord, ax: Axes) -> None:
         own, ratios = span_medians((own, ratios), _SPANS)
         [line] = ax.plot(own, _positive(ratios), color=color(index), linewidth=1.0, label=literal(name))
         tag(line, f"ratio-{index}", name)
-    _logarithmic(ax, "y")
-    ax.set_xlabel("step")
-    ax.set_ylabel("norm of update / norm of weights")
-    label_lines(ax)
+    _logarithmic_over_steps(ax, "norm of update / norm of weights")
 
 
 def _largest(curves: dict[str, Curve]) -> dict[str, Curve]:
@@ -234,10 +228,7 @@ def _alpha(record: WatchRecord, ax: Axes) -> None:
         steps, values = span_medians((steps, values), _SPANS)
         [line] = ax.plot(steps, _positive(values), color=color(index), label=literal(name), **_marker(steps))
         tag(line, f"alpha-{index}", name)
-    _logarithmic(ax, "y")
-    ax.set_xlabel("step")
-    ax.set_ylabel("rate / denominator")
-    label_lines(ax)
+    _logarithmic_over_steps(ax, "rate / denominator")
 
 
 def _spread(curves: dict[str, Curve]) -> dict[str, Curve]:
@@ -258,6 +249,14 @@ def _marker(steps: Sequence[int]) -> dict[str, Any]:
 def _positive(values: Sequence[float]) -> list[float]:
     """Replace zeros, which logarithmic axes cannot show, by NaN."""
     return [value if value > 0 else np.nan for value in values]
+
+
+def _logarithmic_over_steps(ax: Axes, quantity: str) -> None:
+    """Label the axes of a quantity over steps, on a logarithmic scale, and its lines."""
+    _logarithmic(ax, "y")
+    ax.set_xlabel("step")
+    ax.set_ylabel(quantity)
+    label_lines(ax)
 
 
 def _logarithmic(ax: Axes, name: str) -> None:
