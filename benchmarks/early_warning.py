@@ -38,7 +38,7 @@ from table import table
 
 import dashpot as dp
 from dashpot.watching.alarms import AlarmsProbe
-from dashpot.watching.alarms_rates import wilson_interval
+from dashpot.watching.alarms_rates import FALSE_ALARMS, wilson_interval
 
 SLOW = {"growing updates", "growing gradients", "growing roughness"}
 SUDDEN = {"batch": "bad batch", "jump": "rate jump"}
@@ -138,7 +138,7 @@ def report(runs: list[Result]) -> str:
     rows += [share(f"— {name}", own[kind], is_named) for kind, name in SUDDEN.items() if own[kind]]
     healthy = own["healthy"]
     if healthy:
-        kinds = sorted({kind for run in healthy for _, kind, _ in run["warnings"]} | SLOW | set(SUDDEN.values()))
+        kinds = sorted({kind for run in healthy for _, kind, _ in run["warnings"]} | set(FALSE_ALARMS))
         rows.append(share("false alarm in a healthy run: any slow kind", healthy, has(SLOW)))
         rows.append(share("— any sudden kind", healthy, has(set(SUDDEN.values()))))
         rows += [share(f"— {kind}", healthy, has({kind})) for kind in kinds]

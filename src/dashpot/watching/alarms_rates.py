@@ -10,12 +10,12 @@ FALSE_ALARMS: dict[str, tuple[int, int]] = {
     "growing gradients": (1, 100),
     "growing roughness": (0, 100),
     "growing updates": (1, 100),
-    "bad batch": (3, 136),
-    "rate jump": (0, 136),
-    "non-finite": (0, 136),
-    "dead": (0, 136),
-    "stalled": (0, 136),
-    "large ratio": (0, 136),
+    "bad batch": (2, 100),
+    "rate jump": (0, 100),
+    "non-finite": (0, 100),
+    "dead": (0, 100),
+    "stalled": (0, 100),
+    "large ratio": (0, 100),
 }
 """Number of healthy runs with a warning of each kind, and of all healthy runs, as in docs/watching.md."""
 _Z = 1.959964  # 0.975 quantile of the normal distribution
