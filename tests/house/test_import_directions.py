@@ -12,7 +12,7 @@ LAYERS = (
     {"errors", "names", "_torch_private"},
     {"constraints"},
     {"utils"},
-    {"figures"},
+    {"figures", "scheduling", "stats"},
     {"schedules", "stages"},
     {"recipes"},
     {"clip", "engine"},
