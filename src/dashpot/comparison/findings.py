@@ -57,7 +57,7 @@ class PairFinding:
         p: P-value, adjusted for all pairs; None below two seeds.
         verdict: "better", "equivalent" or "undecided".
         more_seeds: For "undecided", the approximate number of additional seeds for a verdict; None if unknown.
-        sentence: The verdict in one sentence.
+        sentence: Sentence that states the verdict.
         log_rank_p: P-value of the log-rank test of the steps to target, adjusted for all pairs; None if not available.
     """
 

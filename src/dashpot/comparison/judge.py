@@ -1,0 +1,54 @@
+"""Statistics of the results of a comparison."""
+
+from __future__ import annotations
+
+from dashpot.comparison.findings import Findings
+from dashpot.comparison.headline import headline
+from dashpot.comparison.method_findings import method_findings
+from dashpot.comparison.notes import notes
+from dashpot.comparison.pair_findings import pair_findings
+from dashpot.comparison.results import Results
+from dashpot.comparison.score_matrix import score_matrix
+from dashpot.comparison.simple_stats import tie_groups
+from dashpot.constraints import unknown
+
+REFERENCE = "adamw"
+"""Default reference of the ratios of steps to the target."""
+
+
+def judge(results: Results, *, reference: str | None = None) -> Findings:
+    """Compute the findings of a comparison: order, tie groups, intervals, verdicts, steps to target, cost.
+
+    Args:
+        results: Results of the comparison, possibly with failed, diverged, unfinished or missing runs.
+        reference: Method to which the steps to the target are related. Default: "adamw" if it is in the comparison,
+            else the first method of the settings.
+
+    Returns:
+        The findings. No interval is computed from a single seed: its limits are infinite.
+
+    Raises:
+        ArgumentError: If `reference` is not a method of the comparison.
+    """
+    chosen = _reference(results, reference)
+    matrix = score_matrix(results)
+    pairs, separated = pair_findings(results, matrix)
+    groups = tie_groups(range(matrix.scored), separated)
+    methods = method_findings(results, matrix, groups, chosen)
+    return Findings(
+        results=results,
+        seeds=matrix.seeds,
+        methods=methods,
+        pairs=pairs,
+        headline=headline(results, methods, pairs),
+        notes=notes(results, matrix),
+        reference=chosen,
+    )
+
+
+def _reference(results: Results, name: str | None) -> str | None:
+    if name is not None and name not in results.methods:
+        raise unknown("reference method", name, results.methods)
+    if name is None and results.methods:
+        return REFERENCE if REFERENCE in results.methods else results.methods[0]
+    return name
