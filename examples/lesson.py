@@ -413,10 +413,10 @@ def draw_recorded(recorder, name):
 
 def main(name="fashion-mnist"):
     try:
-        task = tasks.get(name)
+        task = tasks.get(name, validation_size=0)  # like the notebook, train on all training images
     except dp.DataError as error:
         print(f"{error} The lesson uses the digits instead.")
-        task = tasks.get("digits")
+        task = tasks.get("digits", validation_size=0)
     results = {}
     for title, (part, _) in PARTS.items():
         print(f"\n{title}")

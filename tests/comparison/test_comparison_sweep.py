@@ -25,6 +25,13 @@ def test_sweep_lowers_lr_while_all_runs_diverge_up_to_max_runs():
     assert abs(deep[0].score) < float("inf")
 
 
+def test_sweep_breaks_ties_of_the_accuracy_by_the_loss():
+    """One digit of validation has the accuracy 0 or 1, so that many rates are tied."""
+    trials = sweep(get("digits", validation_size=1), "sgd", epochs=1)
+    assert len({trial.score for trial in trials}) < len(trials)
+    assert trials == sorted(trials, key=lambda trial: (-trial.score, trial.loss))
+
+
 @pytest.mark.parametrize("bad", [{"by": "luck"}, {"max_runs": 0}])
 def test_sweep_rejects_invalid_arguments(bad):
     with pytest.raises(ArgumentError, match="sweep: "):

@@ -126,5 +126,5 @@ def test_second_order(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     (one, route, products), (other, other_route, others) = results.values()
     assert (route, other_route) == ("closure", "differences")
-    assert products == others == 27  # 20 initial products, then products at steps 29, 39, ... of 90
+    assert products == others == 25  # 20 initial products, then products at steps 29, 39, ... of 72
     assert min(one, other) > 0.8

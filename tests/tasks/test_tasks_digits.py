@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -10,11 +12,12 @@ from dashpot.tasks import evaluate, get
 
 def test_digits_task_scales_pixels_to_plus_minus_one():
     problem = get("digits", shuffle=False, batch_size=100).build(0)
+    assert problem.test is not None
     images = digits.load()
     x, y = next(problem.train.epoch(0))
     assert torch.equal((x[:, 0] + 1) * 8, torch.tensor(images.train_images[:100], dtype=torch.float32))
     assert y.tolist() == images.train_labels[:100].tolist()
-    assert (len(problem.train.x), len(problem.evaluation.x), len(problem.evaluation)) == (1500, 297, 1)
+    assert (len(problem.train.x), len(problem.evaluation.x), len(problem.test.x)) == (1200, 300, 297)
     assert (problem.train.x.min(), problem.train.x.max()) == (-1, 1)
 
 
@@ -32,7 +35,7 @@ def test_digits_task_seed_determines_weights_and_order():
 
 def test_digits_task_training_reaches_target():
     """Train Adam with lr 1e-2 for the default epochs; over ten seeds, the best accuracy was between .960 and .983."""
-    task = get("digits")
+    task = get("digits", validation_size=0)
     problem = task.build(0)
     optimizer = torch.optim.Adam(problem.model.parameters(), lr=1e-2)
     best = 0.0
@@ -46,6 +49,43 @@ def test_digits_task_training_reaches_target():
             break
     assert task.target.reached(best)
     assert best < 1
+
+
+def test_digits_task_parts_follow_the_published_order():
+    images, problem = digits.load(), get("digits", shuffle=False).build(0)
+    assert problem.train.y.tolist() == images.train_labels[:1200].tolist()
+    assert problem.evaluation.y.tolist() == images.train_labels[1200:].tolist()
+    assert problem.test is not None
+    assert problem.test.y.tolist() == images.eval_labels.tolist()
+
+
+def test_digits_task_without_validation_evaluates_the_test_digits():
+    task = get("digits", shuffle=False, validation_size=0)
+    problem, images = task.build(0), digits.load()
+    assert problem.test is None
+    assert problem.train.y.tolist() == images.train_labels.tolist()
+    assert problem.evaluation.y.tolist() == images.eval_labels.tolist()
+    assert "validation_size" not in task.config, "records of earlier versions have no such entry"
+    assert get("digits").config["validation_size"] == 300
+    assert "on 1500 handwritten digits" in task.description
+    assert "on 1200 handwritten digits" in get("digits").description
+
+
+@pytest.mark.parametrize("size", [-1, 1500, 2.5, True])
+def test_digits_task_with_invalid_validation_size_raises(size):
+    with pytest.raises(ArgumentError, match=r"^digits: validation_size must be an integer in \[0, (inf|1500)\), got"):
+        get("digits", validation_size=size)
+
+
+def test_evaluate_reads_the_chosen_split():
+    problem = get("digits", validation_size=4).build(0)
+    assert problem.test is not None
+    same = dataclasses.replace(problem, evaluation=problem.test)
+    assert evaluate(problem, split="test") == evaluate(same) != evaluate(problem)
+    with pytest.raises(ArgumentError, match=r"^evaluate: problem\.test must be a Stream, got None\.$"):
+        evaluate(dataclasses.replace(problem, test=None), split="test")
+    with pytest.raises(ArgumentError, match=r"^evaluate: split must be one of 'evaluation', 'test', got 'train'\.$"):
+        evaluate(problem, split="train")
 
 
 def test_digits_task_ignores_data_dir(tmp_path):

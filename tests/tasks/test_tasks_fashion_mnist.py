@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from dashpot.data import Images, fashion_mnist
 from dashpot.data.find import find
+from dashpot.data.hold_out import drawn_rows
 from dashpot.errors import ArgumentError, DataError
 from dashpot.tasks import DetachedBatchNorm2d, Target, evaluate, get
 from dashpot.tasks.fashion_mnist import SLOPE, network, statistics
@@ -24,7 +26,7 @@ def images():
 @pytest.fixture
 def task(images, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "load", lambda data_dir: images)
-    return get("fashion-mnist")
+    return get("fashion-mnist", validation_size=0)
 
 
 def test_network_matches_published_architecture():
@@ -61,7 +63,7 @@ def test_network_initialization_is_kaiming_normal(leak):
 
 
 def test_task_leak_is_that_of_the_network(task):
-    leaky = get("fashion-mnist", leak=0.3)
+    leaky = get("fashion-mnist", validation_size=0, leak=0.3)
     assert leaky.config["leak"] == 0.3
     assert leaky.build(0).model[1].negative_slope == 0.3  # pyright: ignore[reportIndexIssue]
     assert "leak" not in task.config
@@ -106,7 +108,7 @@ def test_task_order_depends_on_seed_only_with_shuffle(task, images, monkeypatch)
         return next(task.build(seed).train.epoch(epoch))[1].tolist()
 
     assert first(task, 0, 0) == first(task, 1, 5)
-    shuffled = get("fashion-mnist", shuffle=True, batch_size=100)
+    shuffled = get("fashion-mnist", validation_size=0, shuffle=True, batch_size=100)
     assert first(shuffled, 0, 0) == first(shuffled, 0, 0)
     assert first(shuffled, 0, 0) != first(shuffled, 0, 1)
     assert first(shuffled, 0, 0) != first(shuffled, 1, 0)
@@ -137,9 +139,46 @@ def test_task_config_contains_options_and_checksums(task):
     assert set(task.config["data_sha256"]) == {file.name for file in fashion_mnist.DATASET.files.values()}
 
 
+def test_validation_images_are_a_fixed_choice_of_the_training_images(task, images):
+    parts = get("fashion-mnist", validation_size=100)
+    problem, other = parts.build(0), parts.build(1)
+    assert problem.test is not None
+    held = drawn_rows("fashion-mnist", 1100, 100)
+    kept = [row for row in range(1100) if row not in set(held.tolist())]
+    assert problem.evaluation.y.tolist() == other.evaluation.y.tolist() == images.train_labels[held].tolist()
+    assert problem.train.y.tolist() == images.train_labels[kept].tolist(), "the training images keep their order"
+    assert problem.test.y.tolist() == images.eval_labels.tolist()
+    mean, std = statistics(images.train_images[kept])
+    assert (parts.config["mean"], parts.config["std"], parts.config["validation_size"]) == (mean, std, 100)
+    expected = (torch.tensor(images.train_images[held]).double() / 255 - mean) / std
+    torch.testing.assert_close(problem.evaluation.x[:, 0].double(), expected, rtol=1e-5, atol=1e-6)  # float32
+
+
+def test_choice_of_the_6000_validation_images_never_changes():
+    """Records of runs on other images would not be comparable."""
+    rows = drawn_rows("fashion-mnist", 60_000, 6000)
+    assert len(np.unique(rows)) == 6000
+    digest = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+    assert digest == "11289e756d0152b663a851cd8db9d4c7ce4c4a8f1d73f5bf3e8ecbcc124b8d10"
+
+
+def test_task_shares_one_float_copy_of_the_data(task):
+    """Between the decoded data and the tensors, no third copy remains."""
+    problem = get("fashion-mnist", validation_size=100).build(0)
+    assert problem.test is not None
+    parts = (problem.train, problem.evaluation, problem.test)
+    assert sum(part.x.untyped_storage().nbytes() for part in parts) == 1200 * 28 * 28 * 4
+
+
+def test_task_rejects_as_many_validation_images_as_training_images(task):
+    with pytest.raises(ArgumentError, match=r"^fashion-mnist: validation_size must be an integer in \[0, 1100\)"):
+        get("fashion-mnist", validation_size=1100)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"validation_size": -1}, r"^fashion-mnist: validation_size must be an integer in \[0, inf\), got -1\.$"),
         ({"batch_size": 0}, r"^fashion-mnist: batch_size must be an integer in \[1, inf\), got 0\.$"),
         ({"shuffle": 1}, r"^fashion-mnist: shuffle must be one of False, True, got 1\.$"),
         ({"device": "cudda"}, "^fashion-mnist: device must be available to torch, got 'cudda' "),
@@ -167,7 +206,7 @@ def test_one_epoch_on_real_data_reaches_published_accuracy():
     dataset = fashion_mnist.DATASET
     if len(find(dataset, dataset.system)) < len(dataset.files):
         pytest.skip(f"needs {dataset.system} (Debian package dataset-fashion-mnist)")
-    problem = get("fashion-mnist", data_dir=dataset.system).build(0)
+    problem = get("fashion-mnist", data_dir=dataset.system, validation_size=0).build(0)
     assert (len(problem.train), len(problem.evaluation)) == (118, 20)
     optimizer = torch.optim.AdamW(problem.model.parameters(), lr=1e-2)
     for x, y in problem.train.epoch(0):

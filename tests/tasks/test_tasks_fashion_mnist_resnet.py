@@ -28,7 +28,7 @@ def images():
 @pytest.fixture
 def task(images, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "load", lambda data_dir: images)
-    return get("fashion-mnist-resnet")
+    return get("fashion-mnist-resnet", validation_size=0)
 
 
 def test_network_matches_documented_architecture():
@@ -133,6 +133,16 @@ def test_task_batches_are_pure_function_of_seed_and_epoch(task):
     assert torch.equal(first(0, 2), first(0, 2))
     assert not torch.equal(first(0, 2), first(0, 3))
     assert not torch.equal(first(0, 2), first(1, 2))
+
+
+def test_validation_images_are_those_of_the_smaller_network(task):
+    one, two = (get(name, validation_size=20, shuffle=False) for name in ("fashion-mnist", "fashion-mnist-resnet"))
+    first, second = one.build(0), two.build(0)
+    assert first.test is not None
+    assert second.test is not None
+    assert torch.equal(first.evaluation.y, second.evaluation.y)
+    assert torch.equal(first.train.y, second.train.y)
+    assert torch.equal(first.test.y, second.test.y)
 
 
 def test_task_weights_depend_on_seed(task):

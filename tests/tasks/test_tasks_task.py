@@ -38,6 +38,7 @@ def loss(output, target):
     [
         ({"model": "net"}, r"^Problem: model must be a torch\.nn\.Module, got 'net'\.$"),
         ({"train": 1}, r"^Problem: train must be Batches, another Stream or a DataLoader, got 1\.$"),
+        ({"test": 1}, r"^Problem: test must be Batches, another Stream, a DataLoader or None, got 1\.$"),
         ({"callbacks": 1}, r"^Problem: callbacks must be a sequence of callbacks, got 1\.$"),
         ({"loss": "mse"}, r"^Problem: loss must be a function of \(output, target\), got 'mse'\.$"),
         ({"metrics": {"accuracy": 1}}, r"^Problem: metric 'accuracy' must be a function of .*, got int\.$"),
@@ -59,6 +60,8 @@ def test_problem_with_invalid_argument_raises(arguments, message):
         ({"name": ""}, "^Task: name must be a non-empty string, got ''"),
         ({"build": None}, "^Task: build must be a function from a seed to a Problem, got None"),
         ({"target": 0.9}, "^Task: target must be a Target or None, got 0.9"),
+        ({"margin": 0}, r"^Task: margin must be None or a number in \(0, inf\), got 0\.$"),
+        ({"margin": float("nan")}, r"^Task: margin must be None or a number in \(0, inf\), got nan\.$"),
         ({"config": {"x": {1}}}, "^Task: config must be plain JSON, got .*set"),
         ({"config": {"x": float("nan")}}, "^Task: config must be plain JSON"),
     ],

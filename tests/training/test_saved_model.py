@@ -30,6 +30,7 @@ def splits():
         made = task.build(seed)
         x, y = made.train.x, made.train.y
         made.callbacks = [SWA(first_epoch=0)]
+        made.test = Batches(x[7:20], y[7:20], 5)
         made.splits = {"half": Batches(x[:13], y[:13], 5), "predict": list(x.split(7))}
         return made
     return Task("splits", problem, epochs=3)
@@ -94,11 +95,11 @@ def test_evaluate_run_uses_the_precision_and_the_average_of_the_run(runs):
     assert not torch.equal(statistics["1.running_mean"], state["model"]["1.running_mean"])
 
 
-@pytest.mark.parametrize("split", ["half", "train"])
+@pytest.mark.parametrize("split", ["half", "train", "test"])
 def test_evaluate_run_reads_the_chosen_split(runs, split):
     model = load_model(runs["split"])
     problem = tasks.get(f"{runs['file']}:splits").build(0)
-    source = problem.train if split == "train" else problem.splits["half"]
+    source = problem.splits["half"] if split == "half" else getattr(problem, split)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(source.x)
     found = evaluate_run(runs["split"], split)
@@ -236,8 +237,9 @@ def test_load_model_of_a_changed_task_warns_or_raises(runs, tmp_path):
     [
         ([1], "splits must be a mapping of names to data, got list"),
         ({1: []}, "splits must be a mapping of names to data, got dict"),
-        ({"train": []}, "splits must have names other than 'train' and 'evaluation', got 'train'"),
-        ({"test": 3}, r"splits\['test'\] must be Batches, another Stream or a DataLoader, got int"),
+        ({"train": []}, "splits must have names other than 'train', 'evaluation' and 'test', .*, got 'train'"),
+        ({"test": []}, "splits must have names .*, which are arguments of Problem, got 'test'"),
+        ({"later": 3}, r"splits\['later'\] must be Batches, another Stream or a DataLoader, got int"),
     ],
 )
 def test_problem_with_invalid_splits_raises(splits, message):

@@ -26,7 +26,10 @@ def evaluate(
     /,
     *,
     split: Annotated[
-        str | None, Parameter(help="Data: evaluation (the default), train, or a split of the task's problem.")
+        str | None,
+        Parameter(
+            help="Data: evaluation (validation data, the default), test, train, or a split of the task's problem."
+        ),
     ] = None,
     which: Which = "best",
     accelerator: Accelerator = None,
@@ -62,8 +65,8 @@ def predict(
     split: Annotated[
         str | None,
         Parameter(
-            help="Data: evaluation, train, or a split of the task's problem; defaults to the unlabelled split predict "
-            "if the task has one, else to evaluation."
+            help="Data: evaluation, test, train, or a split of the task's problem; defaults to the unlabelled split "
+            "predict if the task has one, else to evaluation."
         ),
     ] = None,
     which: Which = "best",

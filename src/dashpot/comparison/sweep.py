@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 
-from dashpot.comparison.summary import Score
 from dashpot.constraints import Interval, OneOf, check
 from dashpot.runs.default_lr import default_lr
 from dashpot.runs.entries import entry
@@ -27,13 +26,15 @@ class Trial(NamedTuple):
 
     Attributes:
         lr: Learning rate of the run.
-        score: Score after the last epoch; the worst possible value if the run diverged.
+        score: Score on the validation data after the last epoch; the worst possible value if the run diverged.
         epochs_to_target: Number of epochs until the target was first met; infinite if the last epoch does not meet it.
+        loss: Loss on the same data after the last epoch; infinite if the run diverged.
     """
 
     lr: float
     score: float
     epochs_to_target: float
+    loss: float
 
 
 def sweep(
@@ -53,9 +54,9 @@ def sweep(
     Args:
         task: Task to train.
         method: Name of a method; see `dashpot.comparison.known_entries`.
-        by: Criterion of the ranking. "score" ranks by the final score. "target" ranks by the number of epochs to the
-            task's target, with ties broken by the score; use "target" for noiseless tasks, where the final loss is only
-            a rounding error at every good rate.
+        by: Criterion of the ranking. "score" ranks by the final score, with ties broken by the loss. "target" ranks by
+            the number of epochs to the task's target, with ties broken by the score; use "target" for noiseless tasks,
+            where the final loss is only a rounding error at every good rate.
         epochs: Number of epochs of each run. Default: the number of epochs of the task.
         seed: Seed of each run.
         max_runs: Maximum number of runs, at least 1.
@@ -74,8 +75,8 @@ def sweep(
     trials: dict[int, Trial] = {}
     pending = [round(2 * math.log10(default_lr(task.name, method)))]
 
-    def rank(trial: Trial) -> tuple[float, float]:
-        return (trial.epochs_to_target if by == "target" else 0.0), sign * trial.score
+    def rank(trial: Trial) -> tuple[float, float, float]:
+        return (trial.epochs_to_target if by == "target" else 0.0), sign * trial.score, trial.loss
 
     while pending and len(trials) < max_runs:
         place = pending.pop(0)
@@ -99,14 +100,17 @@ def _trial(study: Study) -> tuple[Trial, float]:
     """Train the only run of `study`; return the trial, and a sign such that a smaller sign * score is better."""
     [plan] = study.runs()
     problem = study.task.build(plan.seed)
-    score = Score(**study.score(problem))
-    sign = -1.0 if score.direction == "max" else 1.0
+    score = study.score(problem)
+    sign = -1.0 if score["direction"] == "max" else 1.0
     optimizer = partial(plan.entry.optimizer, steps=study.epochs * len(problem.train))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(plan.seed)
         history = train(problem, optimizer, study.epochs)
-    values = [(e.train if score.phase == "train" else e.evaluation).get(score.metric, math.nan) for e in history]
+    means = [epoch.train if score["phase"] == "train" else epoch.evaluation for epoch in history]
+    values = [mean.get(score["metric"], math.nan) for mean in means]
     final = values[-1] if math.isfinite(values[-1]) else sign * math.inf
+    loss = means[-1].get("loss", math.nan)
     target = study.task.target
     met = [at for at, value in enumerate(values, start=1) if target is not None and target.reached(value)]
-    return Trial(plan.entry.lr, final, met[0] if met and met[-1] == study.epochs else math.inf), sign
+    to_target = met[0] if met and met[-1] == study.epochs else math.inf
+    return Trial(plan.entry.lr, final, to_target, loss if math.isfinite(loss) else math.inf), sign

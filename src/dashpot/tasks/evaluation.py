@@ -1,4 +1,4 @@
-"""Evaluation of a model on the evaluation data of its problem."""
+"""Evaluation of a model on the evaluation data or the test data of its problem."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError
 from dashpot.tasks.batch_size import as_examples, batch_size
 from dashpot.tasks.counted_batches import first_epoch
@@ -40,8 +41,8 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
     return (output.argmax(dim=1) == target).sum()
 
 
-def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, float]:
-    """Return the means of the loss and the metrics over the evaluation examples.
+def evaluate(problem: Problem, model: nn.Module | None = None, *, split: str = "evaluation") -> dict[str, float]:
+    """Return the means of the loss and the metrics over the evaluation examples or the test examples.
 
     The loss is `problem.evaluation_loss`, or `problem.loss` if `evaluation_loss` is None; of several losses, their sum.
     The model runs in evaluation mode without gradients; afterwards, the mode of every submodule is restored. There is
@@ -50,27 +51,30 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     Args:
         problem: Problem with the data, the loss, the metrics and the default model.
         model: Model to evaluate instead of `problem.model`, such as one with averaged weights.
+        split: "evaluation" or "test".
 
     Returns:
         A mapping from "loss" and the keys of `problem.metrics` to mean values as Python floats.
 
     Raises:
-        ArgumentError: If the problem has no evaluation data.
+        ArgumentError: If the problem has no such data.
 
     >>> from dashpot.tasks import get
     >>> problem = get("saddle").build(seed=0)
     >>> {name: round(value, 2) for name, value in evaluate(problem).items()}
     {'loss': 0.74}
     """
-    if problem.evaluation is None:
-        raise ArgumentError("evaluate: problem.evaluation must be a Stream, got None.")
+    check("evaluate", "split", split, OneOf(("evaluation", "test")))
+    data = getattr(problem, split)
+    if data is None:
+        raise ArgumentError(f"evaluate: problem.{split} must be a Stream, got None.")
     model = problem.model if model is None else model
     means = RunningMeans(problem.metrics)
     with torch.no_grad(), evaluation_mode(model):
-        for (x, y), known in first_epoch(problem.evaluation):
+        for (x, y), known in first_epoch(data):
             x = x if known is None else as_examples(x, y, known)
             output, mean, count = _output_and_loss(problem, model, x, y)
-            size = batch_size(x, y, problem.size, known, "evaluate: evaluation")
+            size = batch_size(x, y, problem.size, known, f"evaluate: {split}")
             means.add(output, y, mean, size, count)
             del output, mean  # otherwise they would occupy memory during the next forward pass
     return means.values()

@@ -20,6 +20,7 @@ _ALLOWED: Mapping[str, Constraint] = {
     "condition": Interval(1, math.inf, "left"),
     "variance": Interval(0, math.inf, "left"),
     "steps": Interval(1, math.inf, "left", integer=True),
+    "validation_size": Interval(0, math.inf, "left", integer=True),
 }
 
 

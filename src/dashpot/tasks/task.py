@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dashpot.constraints import Interval, OneOf, check_fields, field, shown
+from dashpot.constraints import Interval, OneOf, Optional, check_fields, field, shown
 from dashpot.data.batches import Stream
 from dashpot.errors import ArgumentError
 from dashpot.tasks.metric_checks import checked_metrics
@@ -58,7 +58,8 @@ class Problem:
             tensors, for means over other counts than the number of examples, such as the number of tokens. Or a mapping
             from the names of children of the model to loss functions: each child is then trained by an optimizer of its
             own, as in a GAN (see `Learner`).
-        evaluation: Evaluation data, or None. Only epoch 0 is used.
+        evaluation: Validation data, or None, for the evaluations during training and everything that is selected by
+            them: settings, the best epoch, the end of training. Only epoch 0 is used.
         metrics: A mapping from names to functions. A function takes (output, y) and returns the *sum* of the metric
             over the batch, a 0-d tensor, or a pair (sum, count). For the accuracy, the sum is the number of correct
             predictions. Metric objects such as those of torchmetrics are also accepted; see `Learner`.
@@ -72,8 +73,10 @@ class Problem:
             means, such as the sum of the class weights. None selects the number of examples. A loss that returns a
             pair (sum, count) does not use it.
         splits: Further data by name, for `dashpot evaluate --split NAME` and `dashpot predict --split NAME`. The
-            batches of the split "predict" are inputs x without targets. The names "train" and "evaluation" are
+            batches of the split "predict" are inputs x without targets. The names "train", "evaluation" and "test" are
             reserved.
+        test: Test data, or None, on which comparisons judge methods; they are not used during training. Only epoch 0 is
+            used.
 
     Raises:
         ArgumentError: If an argument has the wrong type, or a metric has the name "loss".
@@ -89,13 +92,18 @@ class Problem:
     size: Callable[[Any, Any], int] | None = None
     weight: Callable[[Any, Any], Tensor] | None = None
     splits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    test: Stream | DataLoader[Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise ArgumentError(f"Problem: model must be a torch.nn.Module, got {shown(self.model)}.")
-        if not hasattr(self.train, "epoch") and not hasattr(self.train, "__iter__"):
+        if not _is_source(self.train):
             raise ArgumentError(
                 f"Problem: train must be Batches, another Stream or a DataLoader, got {shown(self.train)}."
+            )
+        if self.test is not None and not _is_source(self.test):
+            raise ArgumentError(
+                f"Problem: test must be Batches, another Stream, a DataLoader or None, got {shown(self.test)}."
             )
         if not isinstance(self.callbacks, Sequence) or isinstance(self.callbacks, str):
             raise ArgumentError(f"Problem: callbacks must be a sequence of callbacks, got {shown(self.callbacks)}.")
@@ -113,13 +121,20 @@ class Problem:
                 )
 
 
+def _is_source(data: Any) -> bool:
+    return hasattr(data, "epoch") or hasattr(data, "__iter__")
+
+
 def _check_splits(splits: Any) -> None:
     if not isinstance(splits, Mapping) or not all(isinstance(name, str) for name in splits):
         raise ArgumentError(f"Problem: splits must be a mapping of names to data, got {type(splits).__name__}.")
     for name, source in splits.items():
-        if name in ("train", "evaluation"):
-            raise ArgumentError(f"Problem: splits must have names other than 'train' and 'evaluation', got {name!r}.")
-        if not hasattr(source, "epoch") and not hasattr(source, "__iter__"):
+        if name in ("train", "evaluation", "test"):
+            raise ArgumentError(
+                "Problem: splits must have names other than 'train', 'evaluation' and 'test', which are arguments of "
+                f"Problem, got {name!r}."
+            )
+        if not _is_source(source):
             got = type(source).__name__
             raise ArgumentError(
                 f"Problem: splits[{name!r}] must be Batches, another Stream or a DataLoader, got {got}."
@@ -139,6 +154,8 @@ class Task:
         description: One-sentence description of the task.
         config: All settings that distinguish this task from others with the same name, such as the batch size, the
             options and the checksum of the data, as JSON-serializable data. `config` is part of every record.
+        margin: Largest difference of the target metric (without target: of the score) that is practically irrelevant, a
+            positive number, or None. Two methods are equivalent if their difference is certainly smaller.
 
     Raises:
         ArgumentError: If an argument is out of range or has the wrong type.
@@ -150,6 +167,7 @@ class Task:
     target: Target | None = None
     description: str = ""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    margin: float | None = field(None, Optional(Interval(0)))
 
     def __post_init__(self) -> None:
         check_fields(self)

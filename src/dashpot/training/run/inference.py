@@ -46,8 +46,8 @@ def evaluate_run(
 
     Args:
         path: Folder of the run.
-        split: Data to evaluate: "evaluation" (the default), "train", or a key of `Problem.splits`. `Batches` are read
-            in order and without augmentation.
+        split: Data to evaluate: "evaluation" (the default), "test", "train", or a key of `Problem.splits`. `Batches`
+            are read in order and without augmentation.
         which: "best" or "last", as for `load_model`.
         accelerator: Accelerator. Default: that of the run.
 
@@ -102,7 +102,7 @@ def _learner(saved: SavedModel, accelerator: str | None) -> Learner:
 
 def _source(problem: Problem, split: str) -> Any:
     """Return the data of a split."""
-    sources = {"train": problem.train, "evaluation": problem.evaluation, **problem.splits}
+    sources = {"train": problem.train, "evaluation": problem.evaluation, "test": problem.test, **problem.splits}
     known = {name: source for name, source in sources.items() if source is not None}
     if split not in known:
         raise unknown("split", split, known)
