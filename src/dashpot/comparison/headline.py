@@ -55,8 +55,8 @@ def _without_intervals(results: Results, scored: Sequence[MethodFinding]) -> str
     best = scored[0]
     assert best.mean is not None
     return (
-        f"Undecided: the methods share fewer than two seeds, which is too few for a verdict. {best.name} has the best "
-        f"{metric_text(results.rule)}, {score_text(best.mean.estimate)}."
+        f"Undecided: the methods share fewer than two seeds. {best.name} has the best {metric_text(results.rule)}, "
+        f"{score_text(best.mean.estimate)}."
     )
 
 

@@ -1,0 +1,197 @@
+"""Ranking table of a comparison, for terminals of 80 columns and for Markdown."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dashpot.comparison.findings import Findings, MethodFinding, PairFinding
+from dashpot.comparison.score_text import metric_text, score_text
+from dashpot.runs.table import markdown_table
+from dashpot.utils.format import clock, counted
+from dashpot.utils.terminal import printable
+
+WIDTH = 80
+MAX_SENTENCES = 6
+LEAST_NAME = 12
+"""Columns that a terminal keeps for the names of methods; with less, the table omits its last columns."""
+WORDS = {"better": "worse", "equivalent": "equivalent", "undecided": "undecided"}
+"""Verdicts on a pair, from the side of the method with the worse mean."""
+
+
+class Row(NamedTuple):
+    """Cells of a method in the ranking table."""
+
+    rank: str
+    name: str
+    score: str
+    difference: str
+    verdict: str
+    steps: str
+    cpu: str
+
+
+def text_summary(findings: Findings, *, width: int = WIDTH) -> str:
+    """Return headline, ranking table, verdicts and notes as ASCII text, unless names contain other characters.
+
+    Args:
+        findings: Findings of a comparison.
+        width: Number of columns; at least 60.
+    """
+    parts = [
+        _wrapped(findings.headline, width),
+        text_table(findings, width=width),
+        "\n".join(_wrapped(f"* {line}", width, "  ") for line in _sentences(findings)),
+        "\n".join(_wrapped(f"Note: {line}", width, "  ") for line in findings.notes),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def markdown_summary(findings: Findings) -> str:
+    """Return title, headline, ranking table, verdicts and notes as Markdown.
+
+    Args:
+        findings: Findings of a comparison.
+    """
+    methods = counted(len(findings.methods), "method")
+    rows, header = ranking(findings, sign="±"), ranking_header(findings)
+    shown = [1, 0, 2, *(k for k in range(3, len(header)) if any(row[k].strip(" -") for row in rows))]
+    cells = [[row[k] for k in shown] for row in rows]
+    parts = [
+        f"# {_escaped(findings.results.task)}: {methods} compared",
+        _escaped(findings.headline),
+        markdown_table([header[k] for k in shown], [[_escaped(cell) for cell in line] for line in cells]),
+        "\n".join(f"* {_escaped(line)}" for line in _sentences(findings)),
+        "\n".join(f"* Note: {_escaped(line)}" for line in findings.notes),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def ranking_header(findings: Findings) -> Row:
+    """Return the column titles of the ranking table."""
+    target = findings.results.rule.target
+    steps = "" if target is None else f"steps to {target:g}".replace(" 0.", " .").replace("-0.", "-.")
+    return Row("rank", "method", metric_text(findings.results.rule), "to best", "", steps, "CPU time")
+
+
+def ranking(findings: Findings, *, sign: str = "+-") -> list[Row]:
+    """Return the rows of the ranking table; the rank is the number of the tie group.
+
+    Args:
+        findings: Findings of a comparison.
+        sign: Text between a mean and the half width of its interval.
+    """
+    best = findings.methods[0].name if findings.methods else ""
+    pairs = {frozenset((pair.better, pair.other)): pair for pair in findings.pairs}
+    return [_row(findings, method, pairs.get(frozenset((best, method.name))), sign) for method in findings.methods]
+
+
+def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, sign: str) -> Row:
+    difference, verdict = _to_best(method, pair)
+    return Row(
+        "-" if method.group is None else str(method.group),
+        method.name,
+        _score(method, sign),
+        difference,
+        verdict,
+        "" if findings.results.rule.target is None else _steps(findings, method),
+        clock(method.cost["cpu_s"]) if "cpu_s" in method.cost else "-",
+    )
+
+
+def _score(method: MethodFinding, sign: str) -> str:
+    if method.mean is None:
+        return _reason(method)
+    text = score_text(method.mean.estimate)
+    half = (method.mean.high - method.mean.low) / 2
+    return f"{text} {sign}{score_text(half, like=method.mean.estimate)}" if math.isfinite(half) else text
+
+
+def _reason(method: MethodFinding) -> str:
+    """Return the cause of a missing score."""
+    return next((status for status in ("failed", "unfinished") if method.counts.get(status)), "no run")
+
+
+def _to_best(method: MethodFinding, pair: PairFinding | None) -> tuple[str, str]:
+    """Return the difference of a method to the best one and the verdict."""
+    if pair is None or method.mean is None:
+        return "", ""
+    own = pair.difference.estimate * (1 if pair.better == method.name else -1)
+    number = score_text(own, like=method.mean.estimate)
+    signed = number if own <= 0 or number.startswith("-") else f"+{number}"
+    if not has_limits(pair):
+        return signed, ""
+    return signed, "better" if pair.better == method.name and pair.verdict == "better" else WORDS[pair.verdict]
+
+
+def has_limits(pair: PairFinding) -> bool:
+    """Return whether the difference of a pair has an interval, which needs two seeds."""
+    return math.isfinite(pair.difference.low) or math.isfinite(pair.difference.high)
+
+
+def _steps(findings: Findings, method: MethodFinding) -> str:
+    """Return the median steps to the target, with the number of runs that reached it unless all did."""
+    if method.steps_to_target is None:
+        return "-"
+    runs = [run for run in findings.results.of(method.name) if not math.isnan(run.steps_to_target)]
+    limit = max((run.steps for run in runs), default=0)
+    median = f"{method.steps_to_target:g}" if math.isfinite(method.steps_to_target) else f"> {limit}"
+    return median if method.reached == len(runs) else f"{median} ({method.reached}/{len(runs)})"
+
+
+def _sentences(findings: Findings) -> list[str]:
+    """Return the verdicts on the first pairs, which contain the best method, and the number of the others."""
+    every = [pair.sentence for pair in findings.pairs if has_limits(pair)]
+    lines = every[:MAX_SENTENCES]
+    more = len(every) - len(lines)
+    return [*lines, f"And {counted(more, 'further pair')}, see the report."] if more else lines
+
+
+def text_table(findings: Findings, *, width: int = WIDTH) -> str:
+    """Return the ranking table with aligned columns.
+
+    Long names end in an ellipsis. If the names do not get 12 columns, the table omits the CPU time, then the steps.
+
+    Args:
+        findings: Findings of a comparison.
+        width: Number of columns.
+    """
+    rows = [Row(*map(printable, row)) for row in [ranking_header(findings), *ranking(findings)]]
+    columns = [list(cells) for cells in zip(*rows, strict=True)]
+    empty = [k for k, cells in enumerate(columns) if k > 1 and not any(cell.strip(" -") for cell in cells[1:])]
+    kept = [k for k in range(len(columns)) if k not in empty]
+    while _name_width(columns, kept, width) < LEAST_NAME and len(kept) > 3:
+        kept.pop()
+    columns[1] = [_truncated(name, max(LEAST_NAME, _name_width(columns, kept, width))) for name in columns[1]]
+    left = (0, 1, 4)
+    aligned = [_aligned(columns[k], left=k in left) for k in kept]
+    lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
+    rule = "  ".join("-" * len(cells[0]) for cells in aligned)
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _name_width(columns: Sequence[Sequence[str]], kept: Sequence[int], width: int) -> int:
+    """Return the number of columns that the other cells leave for the names."""
+    return width - sum(2 + max(map(len, columns[k])) for k in kept if k != 1)
+
+
+def _truncated(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 3]}..."
+
+
+def _aligned(cells: Sequence[str], *, left: bool) -> list[str]:
+    width = max(map(len, cells))
+    return [cell.ljust(width) if left else cell.rjust(width) for cell in cells]
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    return textwrap.fill(
+        printable(text), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _escaped(text: str) -> str:
+    """Escape the characters that start HTML or Markdown markup."""
+    return "".join(f"\\{c}" if c in "\\`*[<&" else c for c in printable(text))
