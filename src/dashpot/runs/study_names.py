@@ -1,0 +1,124 @@
+"""Studies given by names and numbers, from which a worker process rebuilds them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dashpot import tasks
+from dashpot.constraints import unknown
+from dashpot.errors import ArgumentError, RunError
+from dashpot.runs.default_lr import DEFAULT_METHODS
+from dashpot.runs.entries import Entry, entry
+from dashpot.runs.method_specs import MethodSpec, parse_methods
+from dashpot.runs.study import Study
+from dashpot.tasks import Target
+
+
+@dataclass(frozen=True)
+class StudyNames:
+    """Settings of a study as plain data.
+
+    Attributes:
+        task: Name of a task, or `path/to/file.py:function`.
+        task_options: Options of the task.
+        data_dir: First folder to search for data sets.
+        methods: Comma-separated methods with optional settings, as for `dashpot compare`; None for the standard list.
+        rates: Learning rates by method or by name of an entry.
+        options: Optimizer arguments of all methods.
+        schedule: Schedule of all methods.
+        seeds: Number of seeds, which are 0, 1, ...
+        epochs: Number of epochs; None for that of the task.
+        target: Value of the target on the validation data instead of that of the task; None keeps the task's.
+        design: Further arguments of `Study` by name, such as the budget.
+    """
+
+    task: str
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    data_dir: str | None = None
+    methods: str | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str | None = None
+    seeds: int = 3
+    epochs: int | None = None
+    target: float | None = None
+    design: Mapping[str, Any] = field(default_factory=dict)
+
+    def study(self) -> Study:
+        """Load the task and return the study.
+
+        Raises:
+            ArgumentError: If a name is unknown or a value is out of range.
+            DataError: If the data set is not available.
+        """
+        data_dir = None if self.data_dir is None else Path(self.data_dir)
+        task = _with_target(tasks.get(self.task, data_dir=data_dir, **self.task_options), self.target)
+        specs = tuple(map(MethodSpec, DEFAULT_METHODS)) if self.methods is None else parse_methods(self.methods)
+        known = {name for spec in specs for name in (spec.method, spec.name)}
+        for method in self.rates:
+            if method not in known:
+                raise unknown("method in --lr", method, known)
+        entries = tuple(self._entry(spec, task.name) for spec in specs)
+        epochs = task.epochs if self.epochs is None else self.epochs
+        return Study(task, entries, tuple(range(self.seeds)), epochs, **self.design, names=self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON data."""
+        return {name: _listed(value) for name, value in dataclasses.asdict(self).items()}
+
+    def _entry(self, spec: MethodSpec, task: str) -> Entry:
+        """Return the entry of a method, named by its settings."""
+        own, named = spec.options.get("lr"), self.rates.get(spec.name, self.rates.get(spec.method))
+        if own is not None and named is not None:
+            raise ArgumentError(f"{spec.method}: lr must be given once, got {own} in --methods and {named} in --lr.")
+        options = {**self.options, **{name: value for name, value in spec.options.items() if name != "lr"}}
+        rate = own if named is None else named
+        made = entry(spec.method, task, lr=rate, schedule=self.schedule, options=options)
+        return dataclasses.replace(made, name=spec.name)
+
+
+def study_of_names(names: Mapping[str, Any] | None, source: Path) -> Study:
+    """Return the study that `StudyNames.plain` describes.
+
+    Args:
+        names: Settings as JSON data; None for a study of Python objects.
+        source: Path of the file that contains them, for error messages.
+
+    Raises:
+        RunError: If the study cannot be rebuilt.
+    """
+    if names is None:
+        raise RunError(
+            f"{source} describes a study of Python objects, which a worker process cannot rebuild; run it by run_study "
+            "with jobs=1."
+        )
+    known = {item.name for item in dataclasses.fields(StudyNames)}
+    if not {"task"} <= set(names) <= known:
+        raise RunError(f"{source} is damaged: its settings are {sorted(names)}; restore it or use a different folder.")
+    return StudyNames(**{name: _tupled(value) for name, value in names.items()}).study()
+
+
+def _with_target(task: tasks.Task, value: float | None) -> tasks.Task:
+    """Return the task with a different target value of its metric: of accuracy or loss if the task has no target."""
+    if value is None:
+        return task
+    target = task.target or Target("loss", value, "min")
+    return dataclasses.replace(task, target=dataclasses.replace(target, value=value))
+
+
+def _listed(value: Any) -> Any:
+    """Return plain data with lists in place of tuples."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _tupled(value: Any) -> Any:
+    """Return plain data with tuples in place of lists, as the command line parses them."""
+    if isinstance(value, Mapping):
+        return {key: _tupled(item) for key, item in value.items()}
+    return tuple(map(_tupled, value)) if isinstance(value, (tuple, list)) else value
