@@ -11,8 +11,8 @@ from dashpot.comparison.score_text import names_text, score_text
 from dashpot.utils.format import counted, ranges
 
 SPLITS = {
-    "validation": "The task has no test data: the verdict uses the validation data, which also select the settings.",
-    "train": "The task has neither test nor validation data: the verdict uses the training data.",
+    "validation": "The verdict uses validation data, since there are no test data",
+    "train": "The verdict uses training data, since there are neither test nor validation data",
 }
 MAX_NOTES = 5
 """Number of methods with a note of their own per kind of note."""
@@ -30,8 +30,9 @@ def notes(results: Results, matrix: ScoreMatrix) -> tuple[str, ...]:
         *_seeds(results, matrix),
         *_short(_diverged(results)),
         *_short(_failed(results)),
-        *_unfinished(results),
+        *_incomplete(results),
         *_target(results),
+        *results.remarks,
     )
 
 
@@ -44,7 +45,8 @@ def _short(found: Iterator[str]) -> Iterator[str]:
 
 def _data(results: Results) -> Iterator[str]:
     if results.rule.split in SPLITS:
-        yield SPLITS[results.rule.split]
+        tuned = "; the same data selected the settings" if results.trials else ""
+        yield f"{SPLITS[results.rule.split]}{tuned}."
 
 
 def _seeds(results: Results, matrix: ScoreMatrix) -> Iterator[str]:
@@ -89,14 +91,14 @@ def _failed(results: Results) -> Iterator[str]:
             yield f"{name}: {len(found)} of {counted(len(runs), 'run')} failed{cause}; {kind} {seeds} without score."
 
 
-def _unfinished(results: Results) -> Iterator[str]:
+def _incomplete(results: Results) -> Iterator[str]:
     planned = len(results.methods) * len(results.seeds)
     ended = sum(run.status != "unfinished" for run in results.runs)
     if ended < planned:
         started = {run.method for run in results.runs if run.status != "unfinished"}
         without = [name for name in results.methods if name not in started]
         rest = f"; {names_text(without)} {'has' if len(without) == 1 else 'have'} none" if without and started else ""
-        yield f"The comparison is unfinished: {ended} of {counted(planned, 'run')} have ended{rest}."
+        yield f"The comparison is incomplete: {ended} of {counted(planned, 'run')} have ended{rest}."
 
 
 def _target(results: Results) -> Iterator[str]:

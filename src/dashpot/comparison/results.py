@@ -136,6 +136,7 @@ class Results:
         looks: Numbers of seeds at which a group-sequential study was analysed; empty for a fixed number of seeds.
         source: Path of the folder or file.
         records: Raw data by file name, for the download, as text.
+        remarks: Remarks of the reader of the data for the notes of the findings.
     """
 
     task: str
@@ -153,6 +154,7 @@ class Results:
     looks: tuple[int, ...] = ()
     source: str = ""
     records: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def of(self, method: str) -> tuple[JudgedRun, ...]:
         """Return the judged runs of a method, by seed."""
