@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dashpot.errors import RunError
-from dashpot.runs.diff import diff_data
 from dashpot.runs.files import make_folder, remove_partial_files, write_text
 from dashpot.runs.lock import locked
 from dashpot.runs.records import COMPARABLE, NAME, SCORE, SEED, Run, check_header, read_run
+from dashpot.utils.diff import diff_data
 from dashpot.utils.schema import PLAIN, POSITIVE_COUNT, TEXT, ListOf, MapOf, Maybe, Record, SchemaError, require
 from dashpot.utils.strict_json import decode, encode
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dashpot.errors import RunError
-from dashpot.runs.diff import diff_data
 from dashpot.runs.environment import versions
 from dashpot.runs.records import Run
 from dashpot.runs.settings import TABLES, Settings, diff_settings
@@ -16,6 +15,7 @@ from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
 from dashpot.training.run.folder import RunFolder, exists, list_names
 from dashpot.training.run.plan import RunPlan
 from dashpot.training.state.fit_schema import check_state
+from dashpot.utils.diff import diff_data
 from dashpot.utils.file_spec import is_file_spec
 from dashpot.utils.warn import warn
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.diff import diff_data
 from dashpot.runs.settings import Settings
 from dashpot.tasks import Problem
 from dashpot.training.callbacks.checkpoints import best, read_newest
@@ -21,6 +20,7 @@ from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.plan import load_task
 from dashpot.training.state import checkpoint_file, tensor_names, weights
 from dashpot.training.state.fit_schema import check_state
+from dashpot.utils.diff import diff_data
 from dashpot.utils.file_spec import is_file_spec
 from dashpot.utils.warn import warn
 

@@ -1,6 +1,6 @@
 """Differences between plain data."""
 
-from dashpot.runs.diff import diff_data
+from dashpot.utils.diff import diff_data
 
 
 def test_diff_data_lists_every_difference():

@@ -1,0 +1,127 @@
+"""Connection to a database as an Optuna storage, with checks of its contents before the first write."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+from dashpot.errors import RunError
+from dashpot.scheduling.optuna_library import load_optuna
+from dashpot.scheduling.outages import is_outage, is_starting, reason
+from dashpot.scheduling.storage_url import masked, with_driver
+
+_TABLES = {"studies", "trials", "version_info"}
+_POSTGRESQL_OPTIONS = {
+    "connect_timeout": 10,
+    # A connection through a broken network otherwise blocks for many minutes.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30000,
+}
+_RACES = ("already exists", "unique constraint", "duplicate key")
+_TRIES = 10
+
+
+def connect(url: str, limit: float = 60.0) -> Any:
+    """Return the Optuna storage of a database, whose tables are created if it is empty.
+
+    Args:
+        url: URL of SQLAlchemy, such as "postgresql://user@host/database".
+        limit: Longest wait for a database that is starting, in seconds; >= 0.
+
+    Raises:
+        RunError: If the database cannot be reached or used; the message states the cure.
+    """
+    end = time.monotonic() + limit
+    for attempt in range(_TRIES):
+        try:
+            return _opened(url)
+        except RunError:
+            raise
+        except ImportError as error:
+            raise RunError(f"No driver for {masked(url)} is installed: {error}.") from None
+        except Exception as error:
+            if is_starting(error) and time.monotonic() < end:
+                time.sleep(0.5)
+                continue
+            # Another worker has created the same tables at the same time.
+            if attempt + 1 < _TRIES and any(race in reason(error).lower() for race in _RACES):
+                time.sleep(0.1 * (attempt + 1))
+                continue
+            raise RunError(_refusal(url, error)) from None
+    raise RunError(f"Cannot create the tables of a study in {masked(url)}: run the command again.")
+
+
+def _opened(url: str) -> Any:
+    optuna = load_optuna()
+    address = with_driver(url)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if address.startswith("postgresql"):
+        options["connect_args"] = {key: value for key, value in _POSTGRESQL_OPTIONS.items() if f"{key}=" not in url}
+    _check_tables(address, options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Optuna formats the URL, for its placeholder {SCHEMA_VERSION}.
+        storage = optuna.storages.RDBStorage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+    if storage.engine.name == "sqlite":
+        _lock_transactions(storage.engine)
+    return optuna.storages.get_storage(storage)
+
+
+def _check_tables(address: str, options: dict[str, Any]) -> None:
+    """Raise an error if the database contains tables, but none of Optuna's."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(address, **options)
+    try:
+        tables = set(sqlalchemy.inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    # Optuna's migrations use the table alembic_version, as do those of other programs.
+    if tables and not _TABLES & tables:
+        raise RunError(
+            f"The database {masked(address)} contains tables of another program ({', '.join(sorted(tables)[:3])}): "
+            f"create a database of its own for studies, for example with createdb."
+        )
+
+
+def _lock_transactions(engine: Any) -> None:
+    """Lock the file of SQLite at the start of each transaction.
+
+    By default, two processes can read the same state of a trial before the first of them changes it.
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def manual(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def immediate(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # existing connections have no manual transactions
+
+
+_REFUSALS = {
+    "optuna storage upgrade": "has tables of an older optuna: run `optuna storage upgrade --storage URL` once",
+    "updating optuna": "has tables of a newer optuna: pip install -U optuna",
+    "read-only": "is read-only: use an account and a database that can be written to",
+    "readonly": "is read-only: use an account and a file that can be written to",
+    "permission denied": "does not allow this account to create tables: grant it, or use another database",
+}
+"""Phrases of Optuna and of databases, and the corresponding message with the cure."""
+
+
+def _refusal(url: str, error: Exception) -> str:
+    name, text = masked(url), reason(error)
+    if {type(error).__name__, type(error.__cause__).__name__} & {"ArgumentError", "NoSuchModuleError"}:
+        return f"{name} is not the URL of a database, such as postgresql://user@host/database."
+    for phrase, message in _REFUSALS.items():
+        if phrase in text:
+            return f"The database {name} {message}."
+    if is_outage(error):
+        return f"The database {name} cannot be reached: {text}; check address, account and password."
+    return f"The database {name} cannot hold a study: {text}; use a database of its own, and a current optuna."
