@@ -33,3 +33,12 @@ class Interval:
     def inside(self, low: float, high: float) -> bool:
         """Return whether the interval lies within [low, high]."""
         return low <= self.low and self.high <= high
+
+
+def reverse(interval: Interval) -> Interval:
+    """Return the interval of the negative of an estimate.
+
+    >>> reverse(Interval(0.5, 0.2, 0.8))
+    Interval(estimate=-0.5, low=-0.8, high=-0.2, level=0.95, method='')
+    """
+    return Interval(-interval.estimate, -interval.high, -interval.low, interval.level, interval.method)

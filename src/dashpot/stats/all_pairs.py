@@ -1,0 +1,271 @@
+"""Simultaneous intervals and adjusted p-values of the differences of all pairs of methods, with seeds as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from dashpot.constraints import check
+from dashpot.errors import ArgumentError
+from dashpot.stats.block_model import Residual, residual, residual_with_missing, tukey_factor, tukey_p
+from dashpot.stats.differences import LEVEL, RESAMPLED, limits_of_means
+from dashpot.stats.interval import Interval, reverse
+from dashpot.stats.resampling import sign_flip_p
+from dashpot.stats.rounding import least_variance, without_rounding_errors
+from dashpot.stats.sphericity import sphericity_p
+
+Array = npt.NDArray[np.float64]
+
+SPHERICITY_LEVEL = 0.1
+"""P-value of the test of equal variances below which the own variance of each pair has its full correction."""
+
+OWN_SHARE = 2
+"""With equal variances, the own interval of each pair has the confidence 1 - alpha/2, uncorrected for other pairs."""
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Differences of all pairs of methods.
+
+    Attributes:
+        intervals: For methods i and j, the interval of the score of i minus the score of j: simultaneous for all
+            pairs; with infinite limits for one common seed; None without a common seed and on the diagonal.
+        p: P-values, adjusted for all pairs; None below two common seeds and on the diagonal.
+        sd: Standard deviations of the paired differences; None below two common seeds and on the diagonal.
+        seeds: Numbers of common seeds.
+        level: Simultaneous confidence level.
+        method: Description of the method for reports.
+    """
+
+    intervals: tuple[tuple[Interval | None, ...], ...]
+    p: tuple[tuple[float | None, ...], ...]
+    sd: tuple[tuple[float | None, ...], ...]
+    seeds: tuple[tuple[int, ...], ...]
+    level: float
+    method: str
+
+    def separated(self, i: int, j: int) -> bool:
+        """Return whether the interval of a pair excludes 0 and its adjusted p-value is at most 1 - level."""
+        interval, p = self.intervals[i][j], self.p[i][j]
+        return interval is not None and p is not None and interval.excludes(0.0) and p <= 1 - self.level
+
+
+def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95) -> AllPairs:
+    """Compare all pairs of methods by their scores on the same seeds.
+
+    Two methods: the paired interval and test of `paired_interval` and `paired_p`. More methods, below 20 common seeds:
+    the half-width is the larger of two.
+
+    * Tukey's q sqrt(MS/n), with the mean square MS of the model score = method + seed + noise.
+    * t s/sqrt(n) with the own standard deviation s of the pair, at the confidence 1 - (1 - level)/2, or, if John's test
+      rejects equal variances of all differences at the level .1, with Bonferroni's correction for all pairs.
+
+    The second protects against methods with unequal variances, such as a method that collapses on some seeds, for
+    which Tukey's intervals are too short. From 20 common seeds: BCa intervals with Bonferroni's correction, and
+    sign-flip permutation tests with the maximum over all pairs.
+
+    A pair uses the seeds that both methods have. A method with fewer than two scores has no interval. Methods with the
+    same scores on all seeds are equal, and count as one method in the model.
+
+    Args:
+        scores: Scores by method and seed, NaN for missing scores; rows are methods.
+        level: Simultaneous confidence level in (0, 1).
+
+    Returns:
+        Intervals, p-values and standard deviations of all pairs.
+
+    Raises:
+        ArgumentError: If `scores` is not a table with at least two methods and one seed, a score is infinite, or
+            `level` is out of range.
+
+    Source: Tukey, The Problem of Multiple Comparisons (1953); John, Biometrika 58 (1971); Efron, JASA 82 (1987);
+    Westfall and Young, Resampling-Based Multiple Testing (1993).
+
+    >>> found = all_pairs([[0.90, 0.92, 0.91], [0.80, 0.81, 0.82], [0.805, 0.81, 0.815]])
+    >>> found.separated(0, 1), found.separated(1, 2), found.method
+    (True, False, 'Tukey, seeds as blocks')
+    """
+    table = _table(scores, level)
+    pairs = list(combinations(range(len(table)), 2))
+    distinct, twins = _distinct(table)
+    estimated = _estimates(table, distinct, level)
+    intervals, p, sd = _matrix(len(table)), _matrix(len(table)), _matrix(len(table))
+    counts = (~np.isnan(table)).astype(int)
+    seeds = counts @ counts.T
+    for i, j in pairs:
+        found = estimated.get((twins[i], twins[j])) or _plain(table[i] - table[j], level, twins[i] == twins[j])
+        if found is not None:
+            intervals[i][j], p[i][j], sd[i][j] = found.interval, found.p, found.sd
+            intervals[j][i], p[j][i], sd[j][i] = reverse(found.interval), found.p, found.sd
+    methods = {found.interval.method for found in estimated.values()}
+    name = methods.pop() if methods else "no intervals: fewer than two seeds"
+    if np.isnan(table).any() and estimated:
+        name += "; missing scores: common seeds of each pair"
+    return AllPairs(_tuples(intervals), _tuples(p), _tuples(sd), _tuples(seeds.tolist()), level, name)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    interval: Interval
+    p: float | None
+    sd: float | None
+
+
+def _table(scores: Sequence[Sequence[float]] | Array, level: float) -> Array:
+    check("all_pairs", "level", level, LEVEL)
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or len(table) < 2 or not table.shape[1]:
+        raise ArgumentError(
+            f"all_pairs: scores must have at least two methods and one seed, got an array of shape {table.shape}."
+        )
+    if np.isinf(table).any():
+        raise ArgumentError("all_pairs: scores must be finite or NaN, got inf.")
+    return table
+
+
+def _distinct(table: Array) -> tuple[list[int], list[int]]:
+    """Return the methods with distinct scores, at least two each, and for each method the first one equal to it."""
+    twins = list(range(len(table)))
+    scale = _scale(table)
+    for i, j in combinations(range(len(table)), 2):
+        both = ~np.isnan(table[i]) & ~np.isnan(table[j])
+        same = (np.isnan(table[i]) == np.isnan(table[j])).all() and both.sum() >= 2
+        if twins[j] == j and twins[i] == i and same and (np.abs(table[i] - table[j])[both] <= 1e-12 * scale).all():
+            twins[j] = i
+    enough = (~np.isnan(table)).sum(1) >= 2
+    return [i for i in range(len(table)) if twins[i] == i and enough[i]], twins
+
+
+def _scale(table: Array) -> float:
+    known = np.abs(table[~np.isnan(table)])
+    return float(known.max()) if known.size else 0.0
+
+
+def _estimates(table: Array, distinct: Sequence[int], level: float) -> dict[tuple[int, int], _Pair]:
+    """Return the results of all pairs of distinct methods with at least two common seeds."""
+    scale = _scale(table)
+    differences = {}
+    for i, j in combinations(distinct, 2):
+        values = table[i] - table[j]
+        if (~np.isnan(values)).sum() >= 2:
+            differences[i, j] = without_rounding_errors(values[~np.isnan(values)], scale)
+    if not differences:
+        return {}
+    if min(map(len, differences.values())) >= RESAMPLED:
+        return _resampled(differences, scale, level)
+    return _modelled(table[list(distinct)], differences, scale, level)
+
+
+def _resampled(differences: dict[tuple[int, int], Array], scale: float, level: float) -> dict[tuple[int, int], _Pair]:
+    pairs = len(differences)
+    if len({len(values) for values in differences.values()}) == 1:
+        p = sign_flip_p(np.stack(list(differences.values())))
+    else:  # different seeds: Bonferroni's correction of each test
+        p = np.array([min(1.0, pairs * sign_flip_p(values[None])[0]) for values in differences.values()])
+    found = {}
+    for (key, values), value in zip(differences.items(), p, strict=True):
+        low, high = limits_of_means(values, 1 - (1 - level) / pairs, scale)
+        name = "BCa, sign-flip permutation" + (", all pairs" if pairs > 1 else "")
+        interval = Interval(float(values.mean()), float(low), float(high), level, name)
+        found[key] = _Pair(interval, float(value), float(values.std(ddof=1)))
+    return found
+
+
+def _modelled(
+    table: Array, differences: dict[tuple[int, int], Array], scale: float, level: float
+) -> dict[tuple[int, int], _Pair]:
+    """Return the results from the model with seeds as blocks."""
+    missing = np.isnan(table)
+    pooled = residual_with_missing(table) if missing.any() else residual(table)
+    complete = table[:, ~missing.any(0)]
+    p = sphericity_p(complete) if complete.shape[1] >= 2 else np.zeros(())
+    is_spherical = len(table) == 2 or bool(p >= SPHERICITY_LEVEL)
+    counts = np.array([len(values) for values in differences.values()])
+    variances = np.array([max(x.var(ddof=1), float(least_variance(x, scale))) for x in differences.values()])
+    halves = half_widths(variances, counts, pooled, np.asarray(is_spherical), level, len(table))
+    name = _name(len(table), is_spherical)
+    found = {}
+    for (key, values), half, variance in zip(differences.items(), halves, variances, strict=True):
+        mean = float(values.mean())
+        interval = Interval(mean, mean - float(half), mean + float(half), level, name)
+        adjusted = _model_p(mean, float(variance), len(values), pooled, is_spherical, len(table), len(differences))
+        found[key] = _Pair(interval, adjusted, float(values.std(ddof=1)))
+    return found
+
+
+def _name(methods: int, is_spherical: bool) -> str:
+    if methods == 2:
+        return "Student t, paired"
+    return "Tukey, seeds as blocks" + ("" if is_spherical else "; unequal variances: own variance of each pair")
+
+
+def half_widths(
+    variances: Array, counts: Array | int, pooled: Residual, is_spherical: npt.NDArray[np.bool_], level: float, k: int
+) -> Array:
+    """Return the half-widths of the simultaneous intervals of all pairs of k methods, in the last axis.
+
+    Args:
+        variances: Variances of the differences of each pair.
+        counts: Numbers of common seeds of each pair.
+        pooled: Residual mean square of the model with seeds as blocks.
+        is_spherical: Whether the variances of all pairs are equal by John's test.
+        level: Simultaneous confidence level.
+        k: Number of methods.
+    """
+    pairs = variances.shape[-1]
+    tukey = tukey_factor(level, k, pooled.degrees) * np.sqrt(2 * pooled.variance[..., None] / counts)
+    tails = (1 - level) / 2 / np.where(is_spherical, min(OWN_SHARE, pairs), pairs)
+    own = stats.t.isf(tails[..., None], np.asarray(counts) - 1) * np.sqrt(variances / counts)
+    return np.maximum(tukey, own)
+
+
+def _model_p(mean: float, variance: float, n: int, pooled: Residual, is_spherical: bool, k: int, pairs: int) -> float:
+    """Return the p-value that is at most alpha if and only if the interval at the level 1 - alpha excludes 0."""
+    share = min(OWN_SHARE, pairs) if is_spherical else pairs
+    own = min(1.0, share * float(2 * stats.t.sf(abs(mean) / np.sqrt(variance / n), n - 1)))
+    error = float(np.sqrt(2 * pooled.variance / n))
+    return max(own, tukey_p(abs(mean) / error, k, pooled.degrees) if error else 0.0)
+
+
+def complete_limits(scores: Array, level: float) -> tuple[Array, Array]:
+    """Return the limits of all pairs for many complete studies without equal scores, as `all_pairs` does for one.
+
+    Args:
+        scores: Scores of methods and seeds in the last two axes.
+        level: Simultaneous confidence level.
+
+    Returns:
+        Lower and upper limits by study and pair, with the pairs in the order of `itertools.combinations`.
+    """
+    k, n = scores.shape[-2:]
+    first, second = np.triu_indices(k, 1)
+    differences = scores[..., first, :] - scores[..., second, :]
+    if n >= RESAMPLED:
+        return limits_of_means(differences, 1 - (1 - level) / len(first))
+    is_spherical = sphericity_p(scores) >= SPHERICITY_LEVEL
+    half = half_widths(differences.var(-1, ddof=1), n, residual(scores), is_spherical, level, k)
+    mean = differences.mean(-1)
+    return mean - half, mean + half
+
+
+def _plain(differences: Array, level: float, is_equal: bool) -> _Pair | None:
+    """Return the difference of equal methods, or of methods with one common seed; None without a common seed."""
+    values = differences[~np.isnan(differences)]
+    if not len(values):
+        return None
+    if is_equal and len(values) >= 2:
+        return _Pair(Interval(0.0, 0.0, 0.0, level, "identical scores"), 1.0, 0.0)
+    return _Pair(Interval(float(values.mean()), -np.inf, np.inf, level, "one common seed"), None, None)
+
+
+def _matrix(size: int) -> list[list]:
+    return [[None] * size for _ in range(size)]
+
+
+def _tuples(rows: list[list]) -> tuple:
+    return tuple(tuple(row) for row in rows)
