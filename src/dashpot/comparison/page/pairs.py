@@ -1,0 +1,182 @@
+"""Differences: every method against the best, all pairs as a matrix, and all verdicts as sentences."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from dashpot.comparison.findings import PairFinding
+from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
+from dashpot.comparison.page.ranking import ROWS
+from dashpot.comparison.page.scales import Scale, padded, robust_limits
+from dashpot.comparison.page.view import Section, View, folded, note, table
+from dashpot.comparison.table import has_limits
+from dashpot.stats import Interval
+from dashpot.utils.format import counted
+
+MOST_COLUMNS = 12
+"""Largest number of methods in the matrix of all pairs."""
+MOST_SENTENCES = 200
+WIDE, NARROW = 760.0, 360.0
+ROW, TALL_ROW = 24.0, 40.0
+NAME, WORDS = 150.0, 216.0
+AXIS = 38.0
+
+
+def pairs(view: View) -> Section | None:
+    """Return the section of the differences; None for one method or without a difference."""
+    found = view.findings.pairs
+    if not found:
+        return None
+    parts = [_forest(view), _matrix(view), _sentences(found)]
+    return Section("pairs", "Differences between methods", "\n".join(filter(None, parts)))
+
+
+def words(pair: PairFinding) -> str:
+    """Return the verdict on the second method of a pair in a few words; empty for a difference without limits."""
+    if not has_limits(pair):
+        return ""
+    if pair.verdict == "better":
+        return "worse"
+    if pair.verdict == "equivalent":
+        return "equivalent"
+    return f"undecided: about {counted(pair.more_seeds, 'more seed')}" if pair.more_seeds else "undecided"
+
+
+def _forest(view: View) -> str:
+    """Return the chart of the differences of all other methods from the best."""
+    best = view.methods[0].name
+    shown = [pair for pair in view.findings.pairs if pair.better == best]
+    if not shown:
+        return ""
+    charts = []
+    for start in range(0, len(shown), ROWS):
+        own = shown[start : start + ROWS]
+        drawings = "".join(_drawing(view, shown, own, kind) for kind in ("wide", "narrow"))
+        charts.append(f'<figure id="{view.prefix}pairs{f"-{start}" if start else ""}">\n{drawings}\n</figure>')
+    rule = view.findings.results.rule
+    band = f"Shaded band: differences up to the margin of {rule.margin:g}, which are irrelevant." if rule.margin else ""
+    paired = "Differences are taken seed by seed."
+    limits = "Lines: simultaneous 95 % confidence intervals for all pairs." if any(map(has_limits, shown)) else ""
+    beyond = "Triangles at an edge: the difference is beyond the axis." if _beyond(view, shown) else ""
+    return "\n".join(charts) + note(paired, limits, band, beyond)
+
+
+def _limits(view: View, shown: Sequence[PairFinding]) -> tuple[float, float]:
+    """Return the limits of the axis of `other - best`, which contain 0 and the margin."""
+    values = [end for pair in shown for end in (-pair.difference.estimate, -pair.difference.low, -pair.difference.high)]
+    margin = view.findings.results.rule.margin or 0.0
+    return padded(*robust_limits(values, [0.0, margin, -margin]))
+
+
+def _beyond(view: View, shown: Sequence[PairFinding]) -> bool:
+    low, high = _limits(view, shown)
+    return any(not low <= -pair.difference.estimate <= high for pair in shown)
+
+
+def _drawing(view: View, shown: Sequence[PairFinding], own: Sequence[PairFinding], kind: str) -> str:
+    wide = kind == "wide"
+    row, width = (ROW, WIDE) if wide else (TALL_ROW, NARROW)
+    bottom = row * len(own) + 4
+    left, right = (NAME, WIDE - WORDS) if wide else (4, NARROW - 8)
+    scale = Scale(*_limits(view, shown), left, right)
+    places = Scale(len(own) + 0.5, 0.5, bottom - 2, 2)
+    best = view.methods[0].name
+    name = f"difference from {best}"
+    frame = Frame(width, bottom + AXIS, scale, places, name, "row")
+    drawing = Drawing()
+    _background(drawing, view, scale, bottom, name, ticks=6 if wide else 4)
+    for index, pair in enumerate(own):
+        middle = places.place(index + 1) + (0 if wide else 8)
+        _interval(drawing, view, pair, scale, middle)
+        _names(drawing, view, pair, middle if wide else middle - 17, width, wide=wide)
+    series = [
+        Readout(
+            " ".join(filter(None, [f"{pair.other}:", words(pair), view.span(_negative(pair))])),
+            [-pair.difference.estimate],
+            [index + 1],
+            view.color(pair.other),
+        )
+        for index, pair in enumerate(own)
+    ]
+    title = f"Difference of {view.score_name} from {best}"
+    return plot(frame, title, drawing.body(), series if wide else (), kind)
+
+
+def _negative(pair: PairFinding) -> Interval:
+    """Return the difference of the other method from the better one."""
+    given = pair.difference
+    return Interval(-given.estimate, -given.high, -given.low, given.level, given.method)
+
+
+def _background(drawing: Drawing, view: View, scale: Scale, bottom: float, name: str, ticks: int) -> None:
+    margin = view.findings.results.rule.margin
+    if margin:
+        left, right = scale.place(-margin), scale.place(margin)
+        place = f'x="{short(left)}" y="2" width="{short(right - left)}" height="{short(bottom - 2)}"'
+        drawing.add(f'<rect class="shade" {place}/>')
+    for value, label in scale.ticks(ticks):
+        x = scale.place(value)
+        drawing.line(x, 2, x, bottom, "zero" if value == 0 else "grid")
+        drawing.text(x, bottom + 15, label, "tick", "middle")
+    drawing.line(scale.start, bottom, scale.end, bottom, "axis")
+    drawing.text((scale.start + scale.end) / 2, bottom + 32, name, "name", "middle")
+
+
+def _interval(drawing: Drawing, view: View, pair: PairFinding, scale: Scale, y: float) -> None:
+    color = view.color(pair.other)
+    shown = _negative(pair)
+    if math.isfinite(shown.low) and math.isfinite(shown.high):
+        drawing.line(scale.clamped(shown.low), y, scale.clamped(shown.high), y, "interval", color)
+    if scale.contains(shown.estimate):
+        drawing.dot(scale.place(shown.estimate), y, 4.2, "mean", color)
+    else:
+        left = shown.estimate < scale.low
+        drawing.arrow(scale.start + 5 if left else scale.end - 5, y, "left" if left else "right", color)
+
+
+def _names(drawing: Drawing, view: View, pair: PairFinding, y: float, width: float, *, wide: bool) -> None:
+    name = pair.other if len(pair.other) <= 20 else f"{pair.other[:19]}…"
+    drawing.text(0, y + 4, name, "method", color=view.color(pair.other))
+    drawing.text(width - 2, y + 4, words(pair), "value", "end")
+
+
+def _matrix(view: View) -> str:
+    """Return the matrix of all pairs: score of the row minus score of the column."""
+    names = [method.name for method in view.methods if method.mean is not None][:MOST_COLUMNS]
+    if len(names) < 3:
+        return ""
+    found = {(pair.better, pair.other): pair for pair in view.findings.pairs}
+    rows = []
+    for i, row in enumerate(names[:-1]):
+        cells = [_cell(view, found.get((row, column))) if j > i else "" for j, column in enumerate(names) if j]
+        rows.append([f"{i + 1} {view.named(row)}", *cells])
+    header = ["row minus column", *(f'<span title="{html.escape(n)}">{j + 1}</span>' for j, n in enumerate(names) if j)]
+    of = f"of the {len(names)} best methods" if len(names) < len(view.methods) else ""
+    key = (
+        '<p class="note">Verdict on the method of the row: <span class="better">better</span>, '
+        '<span class="equivalent">= equivalent</span>, <span class="undecided">? undecided</span>. '
+        "Methods have the numbers of the ranking.</p>"
+    )
+    return folded(f"All pairs {of}".strip(), table(header, rows, "matrix") + key)
+
+
+def _cell(view: View, pair: PairFinding | None) -> str:
+    if pair is None:
+        return "–"
+    mark = {"better": "", "equivalent": "= ", "undecided": "? "}[pair.verdict]
+    text = f"{mark}{view.signed(pair.difference.estimate)}"
+    limits = view.span(pair.difference)
+    p = "" if pair.p is None else f"; p = {pair.p:.2g}"
+    return f'<span class="{pair.verdict}" title="{html.escape(limits + p)}">{text}</span>'
+
+
+def _sentences(found: Sequence[PairFinding]) -> str:
+    found = [pair for pair in found if has_limits(pair)]
+    if not found:
+        return ""
+    items = "".join(f"<li>{html.escape(pair.sentence)}</li>" for pair in found[:MOST_SENTENCES])
+    more = len(found) - MOST_SENTENCES
+    rest = note(f"The file of raw data contains {more} further pairs.") if more > 0 else ""
+    return folded("Verdict on each pair", f"<ul>{items}</ul>{rest}")

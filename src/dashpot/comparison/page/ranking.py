@@ -1,0 +1,226 @@
+"""Ranking: mean scores with intervals and single seeds from best to worst, tie groups, and the table of numbers."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Sequence
+
+from dashpot.comparison.findings import MethodFinding
+from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
+from dashpot.comparison.page.scales import Scale, padded, robust_limits
+from dashpot.comparison.page.view import Section, View, note, table
+from dashpot.utils.format import counted, duration
+
+ROWS = 40
+"""Largest number of methods in a drawing; more methods need several drawings, which fit on printed pages."""
+MOST_DOTS = 400
+"""Number of single scores in a drawing above which they are omitted."""
+WIDE, NARROW = 760.0, 360.0
+ROW, TALL_ROW = 26.0, 40.0
+GROUP = 24.0
+NAME, VALUE = 150.0, 128.0
+HEAD, AXIS = 18.0, 40.0
+LONGEST = {"wide": 20, "narrow": 26}
+"""Largest number of characters of a name in the chart."""
+
+
+def ranking(view: View) -> Section:
+    """Return the ranking with its chart and its table."""
+    ranked = [method for method in view.methods if method.mean is not None]
+    charts = "".join(_chart(view, ranked[start : start + ROWS], start) for start in range(0, len(ranked), ROWS))
+    return Section("ranking", "Ranking", charts + _legend(view, ranked) + _notes(view) + _table(view))
+
+
+def _chart(view: View, ranked: Sequence[MethodFinding], start: int) -> str:
+    key = f"{view.prefix}ranking{f'-{start}' if start else ''}"
+    drawings = "".join(_drawing(view, ranked, start, kind) for kind in ("wide", "narrow"))
+    return f'<figure id="{key}">\n{drawings}\n</figure>\n'
+
+
+def _limits(view: View) -> tuple[float, float]:
+    """Return the limits of the axis, which are equal in all drawings."""
+    scores = [score for method in view.methods for score in method.scores]
+    low, high = robust_limits(scores)
+    means = [method.mean for method in view.methods if method.mean is not None]
+    ends = [end for mean in means for end in (mean.low, mean.high) if low <= mean.estimate <= high]
+    reach = high - low
+    inside = [end for end in ends if low - reach <= end <= high + reach]
+    return padded(min([low, *inside]), max([high, *inside]))
+
+
+def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str) -> str:
+    wide = kind == "wide"
+    row, width = (ROW, WIDE) if wide else (TALL_ROW, NARROW)
+    bottom = HEAD + row * len(ranked)
+    left, right = (GROUP + NAME, WIDE - VALUE) if wide else (GROUP + 4, NARROW - 8)
+    scale = Scale(*_limits(view), left, right)
+    places = Scale(len(ranked) + 0.5, 0.5, bottom, HEAD)
+    frame = Frame(width, bottom + AXIS, scale, places, view.score_name, "place")
+    drawing = Drawing()
+    drawing.text(0, 11, "tie group, method", "name")
+    drawing.text(width - 2, 11, "mean ± 95 %" if _has_limits(view) else "score", "name", "end")
+    _groups(drawing, ranked, row, width)
+    _axis(drawing, view, scale, bottom, width)
+    series: list[Readout] = []
+    dots = sum(len(method.scores) for method in ranked) <= MOST_DOTS
+    for index, method in enumerate(ranked):
+        middle = places.place(index + 1) + (0 if wide else 8)
+        _row(drawing, view, method, scale, middle, dots=dots)
+        _words(drawing, view, method, middle if wide else middle - 17, width, LONGEST[kind])
+        series += _readouts(view, method, index + 1, dots=dots)
+    title = f"{view.score_name} of all methods, best first"
+    return plot(frame, title, drawing.body(), series if wide else (), kind)
+
+
+def _groups(drawing: Drawing, ranked: Sequence[MethodFinding], row: float, width: float) -> None:
+    """Shade every second tie group, and mark the groups with several methods by a bracket."""
+    for group, first, count in _spans(ranked):
+        top, height = HEAD + row * first, row * count
+        if group % 2 == 0:
+            place = f'x="0" y="{short(top)}" width="{short(width)}" height="{short(height)}"'
+            drawing.add(f'<rect class="shade" {place}/>')
+        drawing.text(0, top + height / 2 + 4, str(group), "group")
+        if count > 1:
+            low, high = short(top + 5), short(top + height - 5)
+            drawing.add(f'<path class="bracket" d="M18 {low}h-4V{high}h4"/>')
+
+
+def _has_limits(view: View) -> bool:
+    return any(view.half_width(method.mean) for method in view.methods)
+
+
+def _spans(ranked: Sequence[MethodFinding]) -> Iterator[tuple[int, int, int]]:
+    """Yield group, index of the first method, and number of methods of each run of methods of one group."""
+    first = 0
+    for index in range(1, len(ranked) + 1):
+        if index == len(ranked) or ranked[index].group != ranked[first].group:
+            yield ranked[first].group or 0, first, index - first
+            first = index
+
+
+def _axis(drawing: Drawing, view: View, scale: Scale, bottom: float, width: float) -> None:
+    for value, label in scale.ticks(6 if width == WIDE else 4):
+        x = scale.place(value)
+        drawing.line(x, HEAD, x, bottom, "grid")
+        drawing.text(x, bottom + 15, label, "tick", "middle")
+    drawing.line(scale.start, bottom, scale.end, bottom, "axis")
+    better = "\N{RIGHTWARDS ARROW}" if view.findings.results.rule.direction == "max" else "\N{LEFTWARDS ARROW}"
+    drawing.text((scale.start + scale.end) / 2, bottom + 33, f"{view.score_name}, better {better}", "name", "middle")
+
+
+def _row(drawing: Drawing, view: View, method: MethodFinding, scale: Scale, y: float, *, dots: bool) -> None:
+    """Draw the seeds, the interval and the mean of a method; arrows mark values beyond the axis."""
+    color = view.color(method.name)
+    mean = method.mean
+    assert mean is not None
+    for score in method.scores if dots else ():
+        if scale.contains(score):
+            drawing.dot(scale.place(score), y, 2.6, "seed", color)
+    outside = {"left": any(s < scale.low for s in method.scores), "right": any(s > scale.high for s in method.scores)}
+    for side, found in outside.items():
+        if found:
+            drawing.arrow(scale.start + 5 if side == "left" else scale.end - 5, y, side, color)
+    if math.isfinite(mean.low) and math.isfinite(mean.high):
+        drawing.line(scale.clamped(mean.low), y, scale.clamped(mean.high), y, "interval", color)
+    if scale.contains(mean.estimate):
+        drawing.dot(scale.place(mean.estimate), y, 4.6, "mean", color)
+
+
+def _words(drawing: Drawing, view: View, method: MethodFinding, y: float, width: float, longest: int) -> None:
+    """Write the name of a method and its score."""
+    name = method.name if len(method.name) <= longest else f"{method.name[: longest - 1]}…"
+    drawing.text(GROUP + 4, y + 4, name, "method", color=view.color(method.name))
+    assert method.mean is not None
+    value = f"{view.score(method.mean.estimate)} {view.half_width(method.mean)}".strip()
+    drawing.text(width - 2, y + 4, value, "value", "end")
+
+
+def _readouts(view: View, method: MethodFinding, place: int, *, dots: bool) -> list[Readout]:
+    mean, color = method.mean, view.color(method.name)
+    assert mean is not None
+    limits = view.half_width(mean)
+    series = [Readout(f"{method.name}: mean{' ' if limits else ''}{limits}", [mean.estimate], [place], color)]
+    seeds = [score for score in method.scores if not math.isnan(score)]
+    if dots and len(seeds) > 1:
+        series.append(Readout(f"{method.name}: single seeds", seeds, [place] * len(seeds), color))
+    return series
+
+
+def _legend(view: View, ranked: Sequence[MethodFinding]) -> str:
+    """Return the explanation of the chart."""
+    if not ranked:
+        return note("No method has a score.")
+    parts = [f"Large dot: mean over {counted(len(view.findings.seeds), 'seed')}; small dots: single seeds."]
+    methods = {method.mean.method for method in ranked if method.mean is not None and method.mean.method}
+    if _has_limits(view):
+        kind = f" ({', '.join(sorted(methods))})" if methods else ""
+        parts.append(f"Line: 95 % confidence interval of the mean{kind}.")
+    if any(count > 1 for _, _, count in _spans(ranked)):
+        parts.append("Brackets and shades: tie groups, whose methods are not separated from the best of the group.")
+    low, high = _limits(view)
+    if any(score < low or score > high for method in ranked for score in method.scores):
+        parts.append("Arrows: values beyond the axis.")
+    parts.append("Comparisons of two methods use the differences of each seed, which vary less than the scores.")
+    return note(*parts)
+
+
+def _notes(view: View) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in view.findings.notes)
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def _table(view: View) -> str:
+    rule = view.findings.results.rule
+    header = ["method", "tie group", view.score_name, "± 95 %", "sd", "difference to best"]
+    columns = [_group, _mean, _width, _sd, _to_best]
+    if rule.target is not None:
+        header.append(f"steps to {rule.target:g}")
+        columns.append(_steps)
+    if any("cpu_s" in method.cost for method in view.methods):
+        header.append("CPU time")
+        columns.append(lambda _, method: duration(method.cost["cpu_s"]) if "cpu_s" in method.cost else "–")
+    if any(set(method.counts) - {"done"} for method in view.methods):
+        header.append("runs")
+        columns.append(_runs)
+    rows = [[view.named(method.name), *(column(view, method) for column in columns)] for method in view.methods]
+    return table(header, rows, "ranking")
+
+
+def _group(_: View, method: MethodFinding) -> str:
+    return "–" if method.group is None else str(method.group)
+
+
+def _mean(view: View, method: MethodFinding) -> str:
+    return view.score(None if method.mean is None else method.mean.estimate)
+
+
+def _width(view: View, method: MethodFinding) -> str:
+    return view.half_width(method.mean).removeprefix("± ") or "–"
+
+
+def _sd(view: View, method: MethodFinding) -> str:
+    return view.score(method.sd)
+
+
+def _to_best(view: View, method: MethodFinding) -> str:
+    best = view.methods[0].name
+    pair = next((p for p in view.findings.pairs if p.better == best and p.other == method.name), None)
+    if pair is None:
+        return "–"
+    return f"{view.signed(-pair.difference.estimate)}"
+
+
+def _steps(view: View, method: MethodFinding) -> str:
+    """Return the median number of steps to the target, with the number of runs that reached it unless all did."""
+    total = sum(method.counts.get(status, 0) for status in ("done", "diverged"))
+    if method.steps_to_target is None or not total:
+        return "–"
+    missed = "" if method.reached == total else f" ({method.reached} of {total})"
+    if math.isinf(method.steps_to_target):
+        return f"missed{missed}"
+    return f"{method.steps_to_target:.0f}{missed}"
+
+
+def _runs(_: View, method: MethodFinding) -> str:
+    return ", ".join(f"{count} {status}" for status, count in method.counts.items()) or "none"

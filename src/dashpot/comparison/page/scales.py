@@ -1,0 +1,146 @@
+"""Linear and logarithmic axes: positions, ticks, and limits that outliers do not stretch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+FENCE = 3.0
+"""Distance from the quartiles, in units of the distance between them, beyond which a value is an outlier."""
+MARGIN = 0.04
+"""Margin at both ends of an axis, as a share of its length."""
+LOG_RATIO = 5.0
+"""Ratio of the limits above which positive values have a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Axis from `low` at the position `start` to `high` at `end`.
+
+    >>> Scale(1.0, 100.0, 0.0, 10.0, log=True).place(10.0)
+    5.0
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Return the position of a value, which can be outside of the axis."""
+        if self.log:
+            share = math.log(value / self.low) / math.log(self.high / self.low) if value > 0 else -math.inf
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start) if math.isfinite(share) else share * (self.end - self.start)
+
+    def clamped(self, value: float) -> float:
+        """Return the position of a value, or the nearest end of the axis."""
+        low, high = sorted((self.start, self.end))
+        return min(high, max(low, self.place(value)))
+
+    def contains(self, value: float) -> bool:
+        """Return whether a value is between the limits."""
+        return self.low <= value <= self.high
+
+    def ticks(self, most: int = 5) -> list[tuple[float, str]]:
+        """Return at most about `most` round values between the limits, with labels.
+
+        >>> Scale(0.0, 1200.0, 0, 1).ticks(4)
+        [(0.0, '0'), (500.0, '500'), (1000.0, '1000')]
+        >>> [label for _, label in Scale(0.3, 25.0, 0, 1, log=True).ticks()]
+        ['0.5', '1', '2', '5', '10', '20']
+        """
+        return _log_ticks(self.low, self.high, most) if self.log else _linear_ticks(self.low, self.high, most)
+
+
+def _linear_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    values = [index * step for index in range(first, last + 1)]
+    return [(value, _label(value, places)) for value in values]
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for marks in ((1, 2, 5), (1, 3), (1,)):
+        values = [float(f"{mark}e{decade}") for decade in decades for mark in marks]
+        inside = [value for value in values if low <= value <= high]
+        if len(inside) <= most + 1:
+            break
+    else:
+        inside = inside[:: -(-len(inside) // most)]
+    return [(value, f"{value:g}") for value in inside]
+
+
+def _label(value: float, places: int) -> str:
+    """Return a number with a typographic minus sign.
+
+    >>> _label(-0.002, 3), _label(2e7, 0)
+    ('−0.002', '2e+07')
+    """
+    text = f"{value:.{places}f}" if abs(value) < 1e6 else f"{value:g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def padded(low: float, high: float, *, log: bool = False) -> tuple[float, float]:
+    """Return limits with a margin; equal limits are moved apart.
+
+    >>> padded(1.0, 2.0), padded(0.0, 0.0), padded(1.0, 100.0, log=True)[1] > 100
+    ((0.96, 2.04), (-1.0, 1.0), True)
+    """
+    if log:
+        factor = (high / low) ** MARGIN if high > low else 2.0
+        return low / factor, high * factor
+    if not high > low:
+        half = abs(low) * 0.01 or 1.0
+        return low - half, high + half
+    return low - MARGIN * (high - low), high + MARGIN * (high - low)
+
+
+def finite(values: Iterable[float]) -> Array:
+    """Return the finite values in ascending order."""
+    array = np.sort(np.fromiter(values, dtype=np.float64))
+    return array[np.isfinite(array)]
+
+
+def robust_limits(values: Iterable[float], include: Sequence[float] = ()) -> tuple[float, float]:
+    """Return the smallest and the largest value that are not outliers.
+
+    A value is an outlier if it is more than `FENCE` interquartile ranges outside of the quartiles.
+
+    Args:
+        values: Values; infinity and NaN are omitted.
+        include: Finite values within the limits in any case.
+
+    Source: Tukey, Exploratory Data Analysis, 1977.
+
+    >>> robust_limits([1.0, 2.0, 3.0, 4.0, 1e9])
+    (1.0, 4.0)
+    """
+    known = finite(values)
+    if not len(known):
+        return min(include, default=0.0), max(include, default=1.0)
+    first, third = np.quantile(known, [0.25, 0.75])
+    reach = FENCE * (third - first)
+    inside = known[(known >= first - reach) & (known <= third + reach)] if reach > 0 else known
+    return min([float(inside[0]), *include]), max([float(inside[-1]), *include])
+
+
+def quantile_limits(values: Iterable[float], low: float, high: float) -> tuple[float, float] | None:
+    """Return two quantiles of the finite values; None without values."""
+    known = finite(values)
+    if not len(known):
+        return None
+    first, last = np.quantile(known, [low, high], method="nearest").tolist()
+    return first, last

@@ -1,0 +1,94 @@
+"""Steps to target: share of runs that have reached the target over the steps, and ratios of steps."""
+
+from __future__ import annotations
+
+import html
+import math
+
+import numpy as np
+
+from dashpot.comparison.findings import MethodFinding
+from dashpot.comparison.page.panels import Axes, Panel, small_multiples
+from dashpot.comparison.page.view import Section, View, note, table
+from dashpot.comparison.results import Curve
+from dashpot.stats import Interval
+
+END = 1.03
+"""End of the axis in units of the last step, so that a rise at the last step is visible."""
+
+
+def target(view: View) -> Section | None:
+    """Return the section of the steps to target; None without a target or without completed runs."""
+    rule = view.findings.results.rule
+    known = [method for method in view.methods if method.survival is not None]
+    if rule.target is None or not known:
+        return None
+    title = f"Steps to the target: {rule.metric} {rule.target:g}"
+    if not any(method.reached for method in known):
+        text = f"<p>No run reached the target {rule.metric} of {rule.target:g}.</p>"
+        return Section("target", title, text)
+    return Section("target", title, _charts(view) + _table(view))
+
+
+def _charts(view: View) -> str:
+    panels = [_panel(method) for method in view.methods]
+    last = max(panel.main.steps[-1] for panel in panels if len(panel.main.steps))
+    if not last > 0:
+        return ""
+    shared = Axes((0, last * END), (-0.02, 1.04), "steps", "share of runs that have reached the target")
+    explained = (
+        "Share of the runs of a method that have reached the target, by Kaplan-Meier; a run that misses it is censored "
+        "at its last step. Grey: all other methods."
+    )
+    return small_multiples(view, "target", shared, panels) + note(explained)
+
+
+def _panel(method: MethodFinding) -> Panel:
+    curve = method.survival
+    reached = Curve(np.empty(0), np.empty(0)) if curve is None or not len(curve.steps) else _continued(curve)
+    return Panel(method.name, reached, value=f"{method.reached} of {_ended(method)}", steps=True)
+
+
+def _continued(survival: Curve) -> Curve:
+    """Return the share of runs that have reached the target, up to the end of the axis."""
+    steps, values = survival
+    return Curve(np.append(steps, END * steps[-1]), 1 - np.append(values, values[-1]))
+
+
+def _ended(method: MethodFinding) -> int:
+    return sum(method.counts.get(status, 0) for status in ("done", "diverged"))
+
+
+def _table(view: View) -> str:
+    reference = view.findings.reference
+    ratios = any(method.step_ratio is not None for method in view.methods)
+    header = ["method", "reached", "median steps"]
+    header += [f"steps relative to {reference} (95 %)"] if ratios and reference else []
+    rows = []
+    for method in view.methods:
+        row = [view.named(method.name), f"{method.reached} of {_ended(method)}", _median(method)]
+        rows.append(row + ([_ratio(view, method)] if ratios and reference else []))
+    return table(map(html.escape, header), rows)
+
+
+def _median(method: MethodFinding) -> str:
+    if method.steps_to_target is None:
+        return "–"
+    return f"{method.steps_to_target:.0f}" if math.isfinite(method.steps_to_target) else "not reached"
+
+
+def _ratio(view: View, method: MethodFinding) -> str:
+    if method.name == view.findings.reference:
+        return "reference"
+    return "–" if method.step_ratio is None else ratio_text(method.step_ratio)
+
+
+def ratio_text(ratio: Interval) -> str:
+    """Return a ratio with its limits.
+
+    >>> ratio_text(Interval(1.2, 0.9, float("inf")))
+    '1.20 (0.90 to ∞)'
+    """
+    low, high = (f"{end:.2f}" if math.isfinite(end) else "∞" for end in (ratio.low, ratio.high))
+    estimate = f"{ratio.estimate:.2f}" if math.isfinite(ratio.estimate) else "∞"
+    return f"{estimate} ({low} to {high})"

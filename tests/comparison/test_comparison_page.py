@@ -1,0 +1,186 @@
+"""Page of a comparison: content, escaping, size and structure for every kind of results."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import zipfile
+from html.parser import HTMLParser
+
+import pytest
+from processes import LIMIT
+from results_support import CASES, HTML, METHODS, case
+
+from dashpot.comparison.judge import judge
+from dashpot.comparison.page import render_page, write_page
+from dashpot.errors import ArgumentError, RunError
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+VOID = {"meta", "br"}
+REQUESTS = ("src", "srcset", "action", "data", "poster")
+
+
+class Parsed(HTMLParser):
+    """Parser that collects the elements of a page, and checks the order of closing tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style", "metadata"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def values(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
+
+
+def page_of(*names: str) -> str:
+    return render_page([judge(case(name)) for name in names])
+
+
+@pytest.fixture(scope="module")
+def text():
+    return page_of("everything")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Parsed(text)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_page_of_every_case_is_well_formed_and_loads_nothing(name):
+    parsed = Parsed(page_of(name))
+    ids = parsed.values("id")
+    assert len(set(ids)) == len(ids)
+    assert not [name for _, attributes in parsed.elements for name in attributes if name in REQUESTS]
+    for link in parsed.values("href"):
+        assert link.startswith("data:application/zip;base64,") or link[1:] in ids
+    labels = set(parsed.values("aria-labelledby"))
+    assert labels <= set(ids)
+    numbers = " ".join(value for key in ("d", "x", "y", "x1", "x2", "cx", "cy") for value in parsed.values(key))
+    assert not re.search("nan|inf|e[+-]", numbers)
+
+
+def test_page_of_nine_methods_is_at_most_500_kilobytes(text):
+    assert len(text.encode()) <= 500_000
+
+
+def test_names_with_markup_are_escaped():
+    text = page_of("html")
+    assert HTML[0] not in text
+    assert html.escape(HTML[0]) in text
+    assert "<script>alert" not in text
+    assert text.count("<script") == 2
+
+
+def test_equal_findings_result_in_equal_pages(text):
+    assert page_of("everything") == text
+
+
+def test_methods_have_one_order_everywhere(page):
+    order = [method.name for method in judge(case("everything")).methods]
+    panels = [title for tag, attributes in page.elements if tag == "b" for title in [attributes.get("title")]]
+    assert len(panels) % len(METHODS) == 0
+    assert panels == order * (len(panels) // len(METHODS))
+
+
+def test_values_of_the_charts_are_strict_json(text):
+    found = re.findall(r"<metadata>(.*?)</metadata>", text)
+    assert len(found) > 20
+    for data in found:
+        json.loads(html.unescape(data))
+
+
+def test_download_contains_every_run_trial_and_pair(text):
+    results = case("everything")
+    [data] = re.findall(r'href="data:application/zip;base64,([^"]*)"', text)
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as file:
+        rows = {name: list(csv.DictReader(io.StringIO(file.read(name).decode()))) for name in file.namelist()}
+    assert set(rows) == {"runs.csv", "curves.csv", "pairs.csv", "trials.csv", "rates.csv"}
+    assert len(rows["runs.csv"]) == len(results.runs)
+    assert len(rows["trials.csv"]) == len(results.trials)
+    assert len(rows["rates.csv"]) == len(results.rate_runs)
+    assert len(rows["pairs.csv"]) == 36
+    assert rows["runs.csv"][0]["method"] == results.runs[0].method
+    assert float(rows["runs.csv"][0]["score"]) == results.runs[0].score
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"),
+    [
+        ("no target", "Steps to the target"),
+        ("plain", "Tuning"),
+        ("plain", "Sensitivity"),
+        ("one method", "Differences between methods"),
+        ("no runs", "Score during training"),
+    ],
+)
+def test_sections_without_data_are_omitted(name, absent):
+    assert absent not in Parsed(page_of(name)).text
+
+
+def test_target_that_no_run_reaches_has_no_chart():
+    text = page_of("target nobody reaches")
+    assert "No run reached the target" in text
+    assert 'id="target"' not in text
+
+
+def test_single_seed_has_no_interval():
+    parsed = Parsed(page_of("one seed"))
+    assert not [a for _, a in parsed.elements if a.get("class") == "interval"]
+    assert not re.search(r"\binf", parsed.text)
+
+
+def test_write_page_replaces_the_file_and_reports_unwritable_paths(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    assert write_page([judge(case("plain"))], path) == path
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    with pytest.raises(RunError, match="Cannot write"):
+        write_page([judge(case("plain"))], path / "page.html")
+
+
+def test_page_without_findings_is_rejected():
+    with pytest.raises(ArgumentError, match="at least one"):
+        render_page([])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="requires Chromium")
+@pytest.mark.parametrize("name", ["everything", "html", "no runs"])
+def test_browser_reports_no_message(name, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(page_of(name), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1000,900"]
+    command = [str(BROWSER), *options, f"--user-data-dir={tmp_path}", "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert (done.stdout.count('role="status"') > 0) == (name != "no runs")
