@@ -9,11 +9,14 @@ from dashpot.comparison.notes import notes
 from dashpot.comparison.pair_findings import pair_findings
 from dashpot.comparison.results import Results
 from dashpot.comparison.score_matrix import score_matrix
-from dashpot.comparison.simple_stats import tie_groups
 from dashpot.constraints import unknown
+from dashpot.stats.sequential import spent_alpha
+from dashpot.stats.tie_groups import tie_groups
 
 REFERENCE = "adamw"
 """Default reference of the ratios of steps to the target."""
+ALPHA = 0.05
+"""Error rate of all verdicts of a comparison together."""
 
 
 def judge(results: Results, *, reference: str | None = None) -> Findings:
@@ -32,7 +35,7 @@ def judge(results: Results, *, reference: str | None = None) -> Findings:
     """
     chosen = _reference(results, reference)
     matrix = score_matrix(results)
-    pairs, separated = pair_findings(results, matrix)
+    pairs, separated = pair_findings(results, matrix, 1 - look_alpha(results.looks, len(matrix.seeds)))
     groups = tie_groups(range(matrix.scored), separated)
     methods = method_findings(results, matrix, groups, chosen)
     return Findings(
@@ -44,6 +47,22 @@ def judge(results: Results, *, reference: str | None = None) -> Findings:
         notes=notes(results, matrix),
         reference=chosen,
     )
+
+
+def look_alpha(looks: tuple[int, ...], seeds: int) -> float:
+    """Return the error rate of the verdicts at the current look of a group-sequential plan.
+
+    Args:
+        looks: Numbers of seeds of the plan; empty for a fixed number of seeds.
+        seeds: Number of seeds with scores; between two looks, the rate is that of the next one.
+
+    >>> look_alpha((), 5), round(look_alpha((5, 10, 20), 5), 4), round(look_alpha((5, 10, 20), 20), 4)
+    (0.05, 0.0125, 0.025)
+    """
+    if not looks:
+        return ALPHA
+    number = next((k for k, look in enumerate(looks) if seeds <= look), len(looks) - 1)
+    return spent_alpha(looks, ALPHA)[number]
 
 
 def _reference(results: Results, name: str | None) -> str | None:

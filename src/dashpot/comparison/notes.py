@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from dashpot.comparison.results import JudgedRun, Results
 from dashpot.comparison.score_matrix import ScoreMatrix
-from dashpot.comparison.score_text import names_text, score_text
+from dashpot.comparison.score_text import names_text
+from dashpot.stats.verdicts import number
 from dashpot.utils.format import counted, ranges
 
 SPLITS = {
@@ -75,7 +76,7 @@ def _diverged(results: Results) -> Iterator[str]:
 
 def _score(runs: Sequence[JudgedRun]) -> str:
     """Return the common score of runs in parentheses, if they have one."""
-    known = {score_text(run.score) for run in runs if run.score is not None}
+    known = {number(run.score, 4) for run in runs if run.score is not None}
     return f" ({known.pop()})" if len(known) == 1 else ""
 
 

@@ -3,51 +3,72 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 
 from dashpot.comparison.findings import PairFinding
-from dashpot.comparison.results import Array, Results
+from dashpot.comparison.results import Array, Results, ScoreRule
 from dashpot.comparison.score_matrix import ScoreMatrix
-from dashpot.comparison.simple_stats import all_pairs, verdict, verdict_sentence
+from dashpot.comparison.target_findings import log_rank_tests
 from dashpot.stats import Interval
+from dashpot.stats.all_pairs import AllPairs, all_pairs
+from dashpot.stats.verdicts import verdict, verdict_sentence
 
-LEVEL = 0.95
 
-
-def pair_findings(results: Results, matrix: ScoreMatrix) -> tuple[tuple[PairFinding, ...], Array]:
+def pair_findings(
+    results: Results, matrix: ScoreMatrix, level: float
+) -> tuple[tuple[PairFinding, ...], npt.NDArray[np.bool_]]:
     """Compare all pairs of methods with scores.
 
     Args:
         results: Results of the comparison.
         matrix: Their scores.
+        level: Simultaneous confidence level.
 
     Returns:
-        The pairs, in the order of the methods, and a symmetric matrix with 1 for each separated pair, else 0.
+        The pairs, in the order of the methods, and a symmetric matrix of the pairs whose scores differ significantly.
     """
-    count, sign = matrix.scored, results.rule.sign
-    found = all_pairs(matrix.values[:count], LEVEL)
-    separated = np.zeros((count, count))
+    count = matrix.scored
+    separated = np.zeros((count, count), dtype=bool)
+    if count < 2:
+        return (), separated
+    compared = all_pairs(matrix.values[:count], level)
+    log_rank = log_rank_tests(results, matrix.methods[:count])
     pairs = []
-    for i in range(count):
-        for j in range(i + 1, count):
-            first, second = (j, i) if _reversed(found.intervals[i][j], sign) else (i, j)
-            interval = found.intervals[first][second] or _unknown(matrix.values[first], matrix.values[second])
-            kind = verdict(interval, results.rule.margin)
-            separated[i, j] = separated[j, i] = interval.excludes(0.0)
-            better, other = matrix.methods[first], matrix.methods[second]
-            sentence = verdict_sentence(better, other, results.rule.metric, interval, kind)
-            pairs.append(
-                PairFinding(better, other, interval, found.p[first][second], kind.kind, kind.more_seeds, sentence)
-            )
+    for i, j in combinations(range(count), 2):
+        separated[i, j] = separated[j, i] = compared.separated(i, j)
+        names = matrix.methods[i], matrix.methods[j]
+        pairs.append(_pair(compared, (i, j), matrix, results.rule, log_rank.get(names)))
     return tuple(pairs), separated
 
 
-def _reversed(interval: Interval | None, sign: float) -> bool:
-    """Return whether the method of the lower rank has the better paired scores, which needs missing runs."""
-    return interval is not None and sign * interval.estimate < 0
+def _pair(
+    compared: AllPairs, pair: tuple[int, int], matrix: ScoreMatrix, rule: ScoreRule, log_rank_p: float | None
+) -> PairFinding:
+    first, second = pair
+    interval = compared.intervals[first][second]
+    if interval is not None and rule.sign * interval.estimate < 0:  # possible if runs are missing
+        first, second = second, first
+        interval = compared.intervals[first][second]
+    better, other = matrix.methods[first], matrix.methods[second]
+    p, margin = compared.p[first][second], rule.margin
+    found = verdict(
+        interval,
+        margin,
+        direction=rule.direction,
+        p=p,
+        sd=compared.sd[first][second],
+        seeds=compared.seeds[first][second],
+        methods=matrix.scored,
+    )
+    sentence = verdict_sentence(better, other, rule.metric, interval, found, margin, direction=rule.direction)
+    if interval is None:
+        interval = _unpaired(matrix.values[first], matrix.values[second], compared.level)
+    return PairFinding(better, other, interval, p, found.kind, found.more_seeds, sentence, log_rank_p)
 
 
-def _unknown(first: Array, second: Array) -> Interval:
-    """Return the difference of the means, without limits, of two methods that share fewer than two seeds."""
-    return Interval(float(np.nanmean(first) - np.nanmean(second)), -math.inf, math.inf, LEVEL)
+def _unpaired(first: Array, second: Array, level: float) -> Interval:
+    """Return the difference of the means, without limits, of two methods without a common seed."""
+    return Interval(float(np.nanmean(first) - np.nanmean(second)), -math.inf, math.inf, level, "no common seed")

@@ -1,36 +1,32 @@
-"""Text of scores, differences and names, in one format for tables, sentences and pages."""
+"""Format of scores, names and metrics in tables and sentences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import median
 
+from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.results import ScoreRule
 
 MAX_NAMES = 4
 """Number of names in a sentence; the others are counted."""
+MOST_DECIMALS = 6
 
 
-def score_text(value: float, like: float | None = None) -> str:
-    """Format a score with four decimals and no leading zero, or with three digits if it is very small or large.
+def score_decimals(methods: Iterable[MethodFinding]) -> int:
+    """Return the number of decimals of scores: two significant digits of the median half-width of the intervals.
+
+    Without intervals, the scores have three significant digits.
 
     Args:
-        value: The score, or a difference of scores.
-        like: Score whose size determines the format. Default: `value`.
-
-    Returns:
-        The text, such as ".8790".
-
-    >>> score_text(0.879), score_text(-0.0042), score_text(1.25), score_text(2e-9), score_text(0.0, like=2e-9)
-    ('.8790', '-.0042', '1.2500', '2e-09', '0')
+        methods: Findings on the methods.
     """
-    size = abs(value if like is None else like)
-    if not math.isfinite(value):
-        return str(value)
-    text = f"{value:.4f}" if 1e-3 <= size < 1e3 or size == 0 else f"{value:.3g}"
-    if text.startswith("-") and not float(text):
-        text = text[1:]
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+    means = [method.mean for method in methods if method.mean is not None]
+    widths = [(mean.high - mean.low) / 2 for mean in means]
+    known = [width for width in widths if 0 < width < math.inf]
+    sizes = known or [abs(mean.estimate) / 100 for mean in means if 0 < abs(mean.estimate) < math.inf]
+    return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(median(sizes))))) if sizes else MOST_DECIMALS
 
 
 def names_text(names: Sequence[str], most: int = MAX_NAMES) -> str:

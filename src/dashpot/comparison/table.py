@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dashpot.comparison.findings import Findings, MethodFinding, PairFinding
-from dashpot.comparison.score_text import metric_text, score_text
+from dashpot.comparison.score_text import metric_text, score_decimals
 from dashpot.runs.table import markdown_table
+from dashpot.stats.verdicts import number
 from dashpot.utils.format import clock, counted
 from dashpot.utils.terminal import printable
 
@@ -85,15 +86,16 @@ def ranking(findings: Findings, *, sign: str = "+-") -> list[Row]:
     """
     best = findings.methods[0].name if findings.methods else ""
     pairs = {frozenset((pair.better, pair.other)): pair for pair in findings.pairs}
-    return [_row(findings, method, pairs.get(frozenset((best, method.name))), sign) for method in findings.methods]
+    digits = score_decimals(findings.methods)
+    return [_row(findings, each, pairs.get(frozenset((best, each.name))), digits, sign) for each in findings.methods]
 
 
-def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, sign: str) -> Row:
-    difference, verdict = _to_best(method, pair)
+def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, digits: int, sign: str) -> Row:
+    difference, verdict = _to_best(method, pair, digits)
     return Row(
         "-" if method.group is None else str(method.group),
         method.name,
-        _score(method, sign),
+        _score(method, digits, sign),
         difference,
         verdict,
         "" if findings.results.rule.target is None else _steps(findings, method),
@@ -101,12 +103,12 @@ def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, si
     )
 
 
-def _score(method: MethodFinding, sign: str) -> str:
+def _score(method: MethodFinding, digits: int, sign: str) -> str:
     if method.mean is None:
         return _reason(method)
-    text = score_text(method.mean.estimate)
+    text = number(method.mean.estimate, digits)
     half = (method.mean.high - method.mean.low) / 2
-    return f"{text} {sign}{score_text(half, like=method.mean.estimate)}" if math.isfinite(half) else text
+    return f"{text} {sign}{number(half, digits)}" if math.isfinite(half) else text
 
 
 def _reason(method: MethodFinding) -> str:
@@ -114,13 +116,13 @@ def _reason(method: MethodFinding) -> str:
     return next((status for status in ("failed", "unfinished") if method.counts.get(status)), "no run")
 
 
-def _to_best(method: MethodFinding, pair: PairFinding | None) -> tuple[str, str]:
+def _to_best(method: MethodFinding, pair: PairFinding | None, digits: int) -> tuple[str, str]:
     """Return the difference of a method to the best one and the verdict."""
     if pair is None or method.mean is None:
         return "", ""
     own = pair.difference.estimate * (1 if pair.better == method.name else -1)
-    number = score_text(own, like=method.mean.estimate)
-    signed = number if own <= 0 or number.startswith("-") else f"+{number}"
+    text = number(own, digits)
+    signed = f"+{text}" if own > 0 else text
     if not has_limits(pair):
         return signed, ""
     return signed, "better" if pair.better == method.name and pair.verdict == "better" else WORDS[pair.verdict]
