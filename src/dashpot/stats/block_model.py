@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from dashpot.stats.studentized_range import studentized_range_cdf, studentized_range_quantile
+
 Array = npt.NDArray[np.float64]
 
 
@@ -62,7 +64,7 @@ def tukey_factor(level: float, methods: int, degrees: int) -> float:
     """
     if methods == 2:
         return float(stats.t.isf((1 - level) / 2, degrees))
-    return float(stats.studentized_range.ppf(level, methods, degrees) / np.sqrt(2))
+    return studentized_range_quantile(level, methods, degrees) / float(np.sqrt(2))
 
 
 def tukey_p(t: float, methods: int, degrees: int) -> float:
@@ -73,4 +75,4 @@ def tukey_p(t: float, methods: int, degrees: int) -> float:
     """
     if methods == 2:
         return float(2 * stats.t.sf(t, degrees))
-    return float(np.clip(stats.studentized_range.sf(t * np.sqrt(2), methods, degrees), 0, 1))
+    return 1 - float(studentized_range_cdf(t * np.sqrt(2), methods, degrees))
