@@ -111,19 +111,19 @@ def test_locked_empty_folder_is_rejected_unchanged(tmp_path):
     folder = StudyFolder(tmp_path / "out")
     folder.path.mkdir()
     with folder.locked(), pytest.raises(RunError, match="Another process"):
-        StudyFolder(folder.path).prepare({"seeds": [0]}, None)
+        StudyFolder(folder.path).prepare({"seeds": [0]}, None, wait=0)
     assert list(folder.path.iterdir()) == []
 
 
 def test_only_one_of_two_concurrent_studies_gets_a_new_folder(tmp_path):
-    """The second study finds the folder locked or with different settings, and writes nothing."""
+    """The second study waits for the lock, finds different settings, and writes nothing."""
+    settings = study().settings()
     for attempt in range(30):
         folder, start, owners = StudyFolder(tmp_path / str(attempt)), threading.Barrier(2), []
 
         def prepare(seed, folder=folder, start=start, owners=owners):
             start.wait()
             with suppress(RunError):
-                settings = {"task": "toy", "config": {}, "epochs": 1, "steps_per_epoch": 1, "methods": {"adam": ""}}
                 StudyFolder(folder.path).prepare({**settings, "seeds": [seed]}, None)
                 owners.append(seed)
 

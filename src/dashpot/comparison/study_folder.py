@@ -1,22 +1,63 @@
-"""Output folder of a comparison: file layout, settings and lock."""
+"""Output folder of a comparison: file layout, settings and lock.
+
+| file | content |
+|---|---|
+| `study.json` | format, settings, command, and the names from which a worker makes the study again |
+| `study.journal` | outcomes of all items, unless a database stores them |
+| `tuning/METHOD-trialN.jsonl` | records of the tuning trials |
+| `runs/METHOD-seedN.jsonl` | records of the judged runs |
+| `sensitivity/METHOD-xFACTOR-seedN.jsonl` | records of the runs at wrong learning rates |
+| `summary.md`, `report.html` | summary and report |
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashpot.comparison.item_keys import rate_keys, record_path, trial_keys
 from dashpot.errors import RunError
 from dashpot.runs.files import make_folder, remove_partial_files, write_text
 from dashpot.runs.lock import locked
+from dashpot.runs.passwords import without_passwords
 from dashpot.runs.records import COMPARABLE, NAME, SCORE, SEED, Run, check_header, read_run
 from dashpot.utils.diff import diff_data
-from dashpot.utils.schema import PLAIN, POSITIVE_COUNT, TEXT, ListOf, MapOf, Maybe, Record, SchemaError, require
+from dashpot.utils.schema import (
+    COUNT,
+    PLAIN,
+    POSITIVE_COUNT,
+    REAL,
+    TEXT,
+    ListOf,
+    MapOf,
+    Maybe,
+    Record,
+    SchemaError,
+    require,
+)
 from dashpot.utils.strict_json import decode, encode
 
+FORMAT = 2
 MAX_DIFFERENCES = 6
+LOCK_WAIT = 10.0
+"""Seconds to wait for another process that prepares the folder."""
+STALE = 600.0
+"""Seconds after which a partial file belongs to no running process."""
+FOLDERS = ("tuning", "runs", "sensitivity")
+DIMENSION = Record({"low": REAL, "high": REAL, "log": PLAIN})
+TUNING = Record(
+    {
+        "budget": COUNT,
+        "seed": SEED,
+        "sampler": TEXT,
+        "pruner": TEXT,
+        "spaces": MapOf(MapOf(DIMENSION), key=NAME),
+    }
+)
 STUDY = Record(
     {
         "command": Maybe(TEXT),
@@ -24,49 +65,71 @@ STUDY = Record(
             {
                 "task": TEXT,
                 "config": MapOf(PLAIN),
+                "score": SCORE,
                 "epochs": POSITIVE_COUNT,
                 "steps_per_epoch": POSITIVE_COUNT,
+                "steps": POSITIVE_COUNT,
+                "evaluate_every": POSITIVE_COUNT,
                 "seeds": ListOf(SEED, least=1),
+                "looks": ListOf(POSITIVE_COUNT),
                 "methods": MapOf(TEXT, key=NAME, least=1),
+                "tuning": TUNING,
+                "rates": Record({"factors": ListOf(REAL), "seeds": ListOf(SEED)}),
             },
-            optional={"score": SCORE, "recipes": MapOf(TEXT), "threads": PLAIN},
+            optional={"recipes": MapOf(TEXT), "threads": PLAIN},
         ),
-    }
+    },
+    optional={"names": Maybe(MapOf(PLAIN))},
 )
 """Rule of `study.json`."""
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Output folder with `study.json`, `runs/ENTRY-seedN.jsonl`, `summary.md` and `report.html`."""
+    """Output folder of a comparison; see the table of this module."""
 
     path: Path
 
+    def item_record(self, key: str) -> Path:
+        """Return the path of the record of an item."""
+        return self.path / record_path(key)
+
     def record(self, entry: str, seed: int) -> Path:
-        """Return the path of the record of a run."""
-        return self.path / "runs" / f"{entry}-seed{seed}.jsonl"
+        """Return the path of the record of a judged run."""
+        return self.item_record(f"run/{entry}/{seed}")
 
     def checkpoint(self, entry: str, seed: int) -> Path:
         """Return the path of the checkpoint of an unfinished run."""
-        return self.path / "runs" / f"{entry}-seed{seed}.ckpt"
+        return self.record(entry, seed).with_suffix(".ckpt")
 
-    def prepare(self, settings: dict[str, Any], command: str | None) -> None:
+    def prepare(
+        self,
+        settings: dict[str, Any],
+        command: str | None,
+        names: Mapping[str, Any] | None = None,
+        *,
+        wait: float = LOCK_WAIT,
+    ) -> None:
         """Create the folder and write `study.json`; an existing file must contain the same settings.
+
+        Other processes may work in the folder at the same time.
 
         Args:
             settings: Settings of the study, as plain data.
-            command: Command line that repeats the study, or None.
+            command: Command line that repeats the study, or None. A password in an address is not stored.
+            names: Names from which a worker makes the study again, or None; see `dashpot.runs.study_names`.
+            wait: Seconds to wait for another process that prepares the folder, >= 0.
 
         Raises:
-            RunError: If the folder contains other files or a study with different settings (the message lists the
-                differences), is locked by another process, or cannot be written.
+            RunError: If the folder contains other files, a study of an older version, or a study with different
+                settings (the message lists the differences), is locked by another process, or cannot be written.
         """
         if not self.path.exists():
             make_folder(self.path)
-        with self.locked():
-            self._prepare(settings, command)
+        with self.locked(wait):
+            self._prepare(settings, command, names)
 
-    def _prepare(self, settings: dict[str, Any], command: str | None) -> None:
+    def _prepare(self, settings: dict[str, Any], command: str | None, names: Mapping[str, Any] | None) -> None:
         if (self.path / "study.json").exists():
             found = _without_redundant_recipes(diff_data(self.study()["settings"], json.loads(encode(settings))))
             if found:
@@ -79,10 +142,12 @@ class StudyFolder:
         elif self.path.is_dir() and any(not _is_ours(item) for item in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and has no study.json; use a different folder.")
         make_folder(self.path)  # rejects a path that is not a folder
-        remove_partial_files(self.path, r"study\.json|summary\.md|report\.html")
-        remove_partial_files(self.path / "runs", r".+\.(jsonl|ckpt)")
+        remove_partial_files(self.path, r"study\.json|summary\.md|report\.html", age=STALE)
+        for name in FOLDERS:
+            remove_partial_files(self.path / name, r".+\.(jsonl|ckpt)", age=STALE)
         if not (self.path / "study.json").exists():
-            study = {"format": 1, "command": command, "settings": settings}
+            hidden = None if command is None else without_passwords(command)
+            study = {"format": FORMAT, "command": hidden, "settings": settings, "names": names}
             write_text(self.path / "study.json", json.dumps(json.loads(encode(study)), indent=2) + "\n")
         make_folder(self.path / "runs")
 
@@ -90,11 +155,12 @@ class StudyFolder:
         """Return the contents of `study.json`.
 
         Raises:
-            RunError: If the file is missing or damaged.
+            RunError: If the file is missing, damaged, or of another format.
         """
         path = self.path / "study.json"
         try:
             study = decode(path.read_bytes())
+            _check_format(path, study)
             require(STUDY, study)
         except OSError as error:
             raise RunError(f"{self.path} is not a comparison: cannot read study.json ({error.strerror}).") from error
@@ -113,6 +179,17 @@ class StudyFolder:
         paths = [self.record(name, seed) for name in settings["methods"] for seed in settings["seeds"]]
         return [self._read(path) for path in paths if path.exists()]
 
+    def trials(self) -> list[Run]:
+        """Return all tuning trials that have been started, ordered by method and then by number; see `runs`."""
+        settings = self.study()["settings"]
+        keys = [key for name in settings["methods"] for key in trial_keys(settings, name)]
+        return [self._read(path) for path in map(self.item_record, keys) if path.exists()]
+
+    def rate_runs(self) -> list[Run]:
+        """Return all runs at wrong learning rates that have been started; see `runs`."""
+        paths = map(self.item_record, rate_keys(self.study()["settings"]))
+        return [self._read(path) for path in paths if path.exists()]
+
     def _read(self, path: Path) -> Run:
         """Read a record, and check that it contains the values in the summary and the report."""
         run = check_header(read_run(path), COMPARABLE)
@@ -129,13 +206,25 @@ class StudyFolder:
                 )
         return run
 
-    def locked(self) -> AbstractContextManager[None]:
+    def locked(self, wait: float = 0.0) -> AbstractContextManager[None]:
         """Return a context manager that locks the folder against other processes, or a no-op if there is no folder.
 
         Raises:
-            RunError: If another process has locked the folder.
+            RunError: If another process has locked the folder and does not release it within `wait` seconds.
         """
-        return locked(self.path) if self.path.is_dir() else nullcontext()
+        return locked(self.path, wait=wait) if self.path.is_dir() else nullcontext()
+
+
+def _check_format(path: Path, study: Any) -> None:
+    found = study.get("format") if isinstance(study, dict) else None
+    if found == 1:
+        raise RunError(
+            f"{path} was written by an older version of dashpot; use a new folder, or read it with dashpot 0.1.0."
+        )
+    if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
+        raise RunError(f"{path} was written by a newer version of dashpot; this version reads format {FORMAT}.")
+    if found != FORMAT:
+        raise SchemaError(f"format must be {FORMAT}")
 
 
 def _is_ours(item: Path) -> bool:

@@ -37,6 +37,7 @@ class Entry:
         options: Additional keyword arguments of `make`.
         schedule: Function from the total number of steps to the keyword argument `schedule` of `make`; None omits the
             argument.
+        schedule_name: Text from which `schedule` was made, such as "cosine:floor=0.1"; None for other functions.
 
     Raises:
         ArgumentError: If the name is invalid or `lr` is out of range.
@@ -52,6 +53,7 @@ class Entry:
     lr: float
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Callable[[int], Any] | None = None
+    schedule_name: str | None = None
 
     def __post_init__(self) -> None:
         if not NAME.allows(self.name):
@@ -118,9 +120,8 @@ def entry(
     _check_options(name, make, given)
     if make is AutoSGM:
         lr, given = _without_lr_cfg(name, lr, given)
-    return Entry(
-        name, make, default_lr(task, name) if lr is None else lr, given, _scheduled(name, make, given, schedule)
-    )
+    rate = default_lr(task, name) if lr is None else lr
+    return Entry(name, make, rate, given, scheduled(name, make, given, schedule), schedule)
 
 
 def _without_lr_cfg(name: str, lr: float | None, options: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
@@ -183,7 +184,7 @@ def _supports(make: Callable[..., Optimizer], options: Mapping[str, Any], both: 
     return True
 
 
-def _scheduled(
+def scheduled(
     name: str, make: Callable[..., Optimizer], options: Mapping[str, Any], schedule: str | None
 ) -> Callable[[int], Any] | None:
     """Return a function from the total number of steps to the argument `schedule` of `make`, or None."""

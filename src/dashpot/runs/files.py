@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 from dashpot.errors import RunError
@@ -55,12 +56,13 @@ def truncate(path: Path, length: int) -> None:
         raise write_error(path, error) from error
 
 
-def remove_partial_files(folder: Path, names: str) -> None:
+def remove_partial_files(folder: Path, names: str, *, age: float = 0.0) -> None:
     """Remove the temporary files of `write_bytes` that killed processes have left in a folder.
 
     Args:
-        folder: Folder, which may be missing and must be locked by this process.
+        folder: Folder, which may be missing. If `age` is 0, it must be locked by this process.
         names: Regular expression for the names of the files that were being written.
+        age: Seconds since the last write, for a folder in which other processes write.
 
     Raises:
         RunError: If a file cannot be removed.
@@ -68,7 +70,10 @@ def remove_partial_files(folder: Path, names: str) -> None:
     for path in folder.glob(".*.part"):
         if re.fullmatch(rf"\.({names})\.[0-9a-f]+\.part", path.name):
             try:
-                path.unlink(missing_ok=True)
+                if not age or time.time() - path.stat().st_mtime > age:
+                    path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue
             except OSError as error:
                 raise write_error(path, error) from error
 

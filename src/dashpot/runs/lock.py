@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,12 @@ from dashpot.errors import RunError
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on `folder` inside the block; the system releases the lock if the process dies.
+
+    Args:
+        folder: Folder to lock.
+        wait: Seconds to wait for another process, >= 0.
 
     Raises:
         RunError: If another process holds the lock, or the folder cannot be opened.
@@ -31,10 +36,17 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"Cannot open {folder}: {error.strerror or error}.") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"Another process is using {folder}; wait for it, or choose another folder.") from error
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise RunError(
+                        f"Another process is using {folder}; wait for it, or choose another folder."
+                    ) from error
+                time.sleep(0.01)
         yield
     finally:
         os.close(descriptor)

@@ -19,8 +19,8 @@ from dashpot.tasks import Problem
 def run_metadata(
     study: Study,
     run: StudyRun,
-    problem: Problem,
-    optimizer: Optimizer,
+    problem: Problem | None,
+    optimizer: Optimizer | None,
     command: str | None,
     *,
     call: str,
@@ -31,8 +31,8 @@ def run_metadata(
     Args:
         study: Study that contains the run.
         run: Entry and seed of the run.
-        problem: Problem that the task builds for this seed, before training.
-        optimizer: Optimizer of the run.
+        problem: Problem that the task builds for this seed, before training; None if it cannot be built.
+        optimizer: Optimizer of the run; None if it cannot be built.
         command: Command line that started the study, or None.
         call: Expression that creates the optimizer.
         steps_per_epoch: Number of steps per epoch, or None if it is unknown.
@@ -44,15 +44,15 @@ def run_metadata(
         "seed": run.seed,
         "lr": run.entry.lr,
         "call": call,
-        **describe(optimizer),
+        **({"recipe": "", "settings": {}} if optimizer is None else describe(optimizer)),
         "task": {
             "name": study.task.name,
             "description": study.task.description,
             "config": dict(study.task.config),
-            "parameters": sum(p.numel() for p in problem.model.parameters()),
-            "init": fingerprint(problem.model),
+            "parameters": None if problem is None else sum(p.numel() for p in problem.model.parameters()),
+            "init": None if problem is None else fingerprint(problem.model),
         },
-        "score": study.score(problem),
+        "score": study.shape["score"] if problem is None else study.score(problem),
         "epochs": study.epochs,
         "steps_per_epoch": steps_per_epoch,
         "versions": versions(),

@@ -3,17 +3,24 @@
 Each line is an object with a `kind`. The lines are, in order:
 
 * `header`: format version, entry, seed, optimizer (call, recipe), task and its settings, versions, machine, command;
+  in a comparison also the key of its item and the tuned settings, `values`;
+* `initial`: evaluation of the untrained model, in a comparison;
 * `steps`: loss and learning rate of every step of an epoch (`lr` is a single number if it was constant);
 * `epoch`: number of steps so far, means of training and evaluation, CPU and wall seconds of training;
 * `resumed`: position at which an interrupted run was resumed, with the versions and task settings at that time;
-* `end`: `status`, which is `done` or `diverged`; if it is `diverged`, also the step and the loss.
+* `thinned`: in place of all `steps` lines, mean losses of runs of steps, numbered by the last step of each;
+* `end`: `status`, which is `done`, `diverged`, `failed` or `pruned`; if it is `diverged`, also the step and the loss; if
+  it is `failed`, the error. In a comparison also the evaluation on the test data (of the untrained model if the run has
+  diverged), the memory, the size of the optimizer state, and the CPU and wall seconds of the whole training.
 
-In a run whose length is given in steps, or with `evaluate_every`, an epoch is the interval between two evaluations.
+In a comparison, in a run whose length is given in steps, or with `evaluate_every`, an epoch is the interval between two
+evaluations.
 Non-finite numbers are written as the strings "nan", "inf" and "-inf", so that every line is strict JSON.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,15 +59,32 @@ SCORE = Record(
         "direction": OneOf(("max", "min")),
         "phase": OneOf(("train", "eval")),
         "target": Maybe(NUMBER),
-    }
+    },
+    {"split": OneOf(("test", "validation", "train")), "margin": Maybe(NUMBER)},
 )
 LINES: dict[str, Rule] = {
-    "header": Record({"entry": NAME, "seed": SEED}, {"run": MapOf(PLAIN)}),
+    "header": Record({"entry": NAME, "seed": SEED}, {"run": MapOf(PLAIN), "item": TEXT, "values": MapOf(NUMBER)}),
+    "initial": Record({"eval": MEANS}, {"test": MEANS, "train": MEANS}),
     "steps": Record({"first": COUNT, "loss": ListOf(NUMBER)}),
     "epoch": Record(
         {"epoch": POSITIVE_COUNT, "steps": COUNT, "train": MEANS, "eval": MEANS}, {"cpu_s": SECONDS, "wall_s": SECONDS}
     ),
-    "end": Record({"status": OneOf(("done", "diverged"))}, {"step": COUNT, "loss": TEXT, "reason": TEXT}),
+    "thinned": Record({"steps": ListOf(COUNT), "loss": ListOf(NUMBER), "lr": ListOf(NUMBER)}),
+    "end": Record(
+        {"status": OneOf(("done", "diverged", "failed", "pruned"))},
+        {
+            "step": COUNT,
+            "loss": TEXT,
+            "reason": TEXT,
+            "error": TEXT,
+            "traceback": TEXT,
+            "test": MEANS,
+            "memory_bytes": Maybe(COUNT),
+            "state_bytes": Maybe(COUNT),
+            "cpu_s": SECONDS,
+            "wall_s": SECONDS,
+        },
+    ),
     "resumed": Record({}, {"task": MapOf(PLAIN), "versions": MapOf(TEXT)}),
 }
 """Rule of each kind of line; further keys are ignored."""
@@ -71,7 +95,7 @@ COMPARABLE = Record(
         "lr": NUMBER,
         "call": TEXT,
         "recipe": TEXT,
-        "task": Record({"config": MapOf(PLAIN), "parameters": COUNT}, {"description": TEXT}),
+        "task": Record({"config": MapOf(PLAIN), "parameters": Maybe(COUNT)}, {"description": TEXT}),
         "score": SCORE,
         "epochs": POSITIVE_COUNT,
         "steps_per_epoch": POSITIVE_COUNT,
@@ -121,7 +145,10 @@ class Epoch:
 
 @dataclass
 class Run:
-    """Contents of a record; `end` is None if the run is unfinished."""
+    """Contents of a record; `end` is None if the run is unfinished, and `initial` if there is no such line.
+
+    `loss` and `lr` contain a value per step, or in a thinned record a value per number in `thinned`.
+    """
 
     path: Path
     header: dict[str, Any]
@@ -130,6 +157,13 @@ class Run:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    initial: dict[str, Any] | None = None
+    thinned: list[int] | None = None
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """Number of steps taken at each value of `loss`, from 1."""
+        return range(1, len(self.loss) + 1) if self.thinned is None else self.thinned
 
     @property
     def task(self) -> dict[str, Any]:
@@ -149,21 +183,26 @@ class Run:
 
     @property
     def status(self) -> str:
-        """Status of the run: `done`, `diverged` or `unfinished`."""
+        """Status of the run: `done`, `diverged`, `failed`, `pruned` or `unfinished`."""
         return "unfinished" if self.end is None else self.end["status"]
 
 
-def epoch_lines(epoch: Epoch) -> str:
-    """Return the `steps` and `epoch` lines of an epoch; if it diverged, an `end` line replaces the `epoch` line."""
+def steps_line(epoch: Epoch) -> str:
+    """Return the `steps` line of an epoch."""
     steps = {
         "kind": "steps",
         "first": epoch.steps - len(epoch.loss),
         "loss": epoch.loss,
         "lr": epoch.lr[0] if len(set(epoch.lr)) == 1 else epoch.lr,
     }
+    return encode(steps)
+
+
+def epoch_lines(epoch: Epoch) -> str:
+    """Return the `steps` and `epoch` lines of an epoch; if it diverged, an `end` line replaces the `epoch` line."""
     if epoch.diverged is not None:
         end = {"kind": "end", "status": "diverged", "step": epoch.diverged.step, "loss": epoch.diverged.label}
-        return encode(steps) + "\n" + encode(end)
+        return steps_line(epoch) + "\n" + encode(end)
     measured = {
         "kind": "epoch",
         "epoch": epoch.number,
@@ -173,7 +212,7 @@ def epoch_lines(epoch: Epoch) -> str:
         "cpu_s": round(epoch.cpu_s, 4),
         "wall_s": round(epoch.wall_s, 4),
     }
-    return encode(steps) + "\n" + encode(measured)
+    return steps_line(epoch) + "\n" + encode(measured)
 
 
 def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run:
@@ -190,6 +229,11 @@ def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run
         text = path.read_bytes()
     except OSError as error:
         raise RunError(f"Cannot read the record {path}: {error.strerror}.") from error
+    return parse_run(text, path, advice=advice)
+
+
+def parse_run(text: bytes, path: Path, *, advice: str = "delete it to repeat that run") -> Run:
+    """Read the content of a record; `path` appears in messages. See `read_run`."""
     run = Run(path, {})
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
@@ -234,15 +278,32 @@ def _add_line(run: Run, line: Any) -> None:
         run.loss += map(float, line["loss"])
         run.lr += map(float, rates if isinstance(rates, list) else [rates] * len(line["loss"]))
     elif kind == "epoch":
-        for phase in ("train", "eval"):
-            line[phase] = {name: float(value) for name, value in line[phase].items()}
-        run.epochs.append(line)
+        run.epochs.append(_with_numbers(line))
+    elif kind == "initial":
+        if run.loss or run.initial is not None:
+            raise ValueError("the evaluation of the untrained model is not before the first step")
+        run.initial = _with_numbers(line)
+    elif kind == "thinned":
+        _add_thinned(run, line)
     elif kind == "end":
-        if line["status"] == "diverged":
-            require(Record({"step": COUNT, "loss": TEXT}), line)
-        run.end = line
+        required = {"diverged": {"step": COUNT, "loss": TEXT}, "failed": {"error": TEXT}}
+        require(Record(required.get(line["status"], {})), line)
+        run.end = _with_numbers(line)
     else:
         run.resumed.append(line)
+
+
+def _with_numbers(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line with the labels of non-finite means replaced by numbers."""
+    means = {name: line[name] for name in ("train", "eval", "test") if name in line}
+    return {**line, **{name: {key: float(value) for key, value in item.items()} for name, item in means.items()}}
+
+
+def _add_thinned(run: Run, line: dict[str, Any]) -> None:
+    if run.loss or not len(line["steps"]) == len(line["loss"]) == len(line["lr"]):
+        raise ValueError("the thinned losses are not the only ones, or differ in number from their steps")
+    run.thinned = list(line["steps"])
+    run.loss, run.lr = (list(map(float, line[name])) for name in ("loss", "lr"))
 
 
 def _check_format(path: Path, found: Any) -> None:

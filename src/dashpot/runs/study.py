@@ -1,8 +1,11 @@
-"""Studies: comparisons of methods on one task, over several seeds."""
+"""Studies: comparisons of methods on one task, over several seeds, with or without tuning."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch.optim import Optimizer
@@ -12,9 +15,20 @@ from dashpot.data.length import length
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
 from dashpot.runs.entries import Entry
+from dashpot.runs.search_space import Dimension, search_space
+from dashpot.runs.tuning_options import BUDGET, PRUNERS, SAMPLERS, SETTINGS
 from dashpot.tasks import Problem, Target, Task
 
 SEED = Interval(0, 2**32, "left", integer=True)
+TUNING_SEED = 1000
+"""Seed of all tuning runs; the next free number if a comparison uses it."""
+EVALUATIONS = 12
+"""Number of evaluations during a run, if `evaluate_every` is not given."""
+RATE_FACTORS = (0.1, 0.5, 2.0, 10.0)
+"""Factors of the learning rate in the runs that measure the sensitivity to it."""
+RATE_SEEDS = 2
+LOOK = Interval(2, math.inf, "left", integer=True)
+MARGIN = Interval(0, math.inf, "neither")
 
 
 @dataclass(frozen=True)
@@ -32,14 +46,28 @@ class StudyRun:
 class Study:
     """Settings of a comparison.
 
-    Runs with the same seed are paired: they have the same initial weights, batches and training noise.
+    Runs with the same seed are paired: they have the same initial weights, batches and training noise. With a `budget`,
+    the settings of every method are first tuned on the validation data, with one seed that is not among `seeds`.
 
     Args:
         task: Task to train, from `dashpot.tasks.get` or user-defined.
         entries: Methods to compare, at least one; names must be unique.
-        seeds: Seeds of the runs, at least one; unique integers in [0, 2**32).
+        seeds: Seeds of the judged runs, at least one; unique integers in [0, 2**32).
         epochs: Number of epochs in every run, at least 1.
         threads: Number of torch threads, at least 1; None leaves the number unchanged.
+        budget: Number of tuning trials per method, at least 0; the first one uses the settings of the entry.
+        tune: Settings to tune, of "lr", "weight_decay", "momentum" and "warmup"; see `dashpot.runs.search_space`.
+        spaces: Search spaces by name of the entry, instead of those of `tune`.
+        sampler: Source of the further trials: "qmc" (scrambled Sobol sequence) or "tpe" (of Optuna).
+        pruner: "none", or "median": a trial ends early if it is worse than the median of the others at the same step.
+        evaluate_every: Number of steps between evaluations, at least 1. Default: a twelfth of all steps, rounded up.
+        looks: Numbers of seeds at which a group-sequential study is analysed, increasing up to the number of `seeds`.
+            The study ends at the first look that decides every pair. Empty: all seeds are run.
+        rate_seeds: Number of seeds at which each method is also run with a wrong learning rate, from 0 to the number
+            of `seeds`. Default: at most 2 with a budget, else 0.
+        margin: Largest irrelevant difference of the score, > 0. Default: that of the task.
+        names: Names and numbers from which `dashpot.runs.study_names.study_of_names` makes this study; None for a study
+            of Python objects, which runs in one process.
 
     Raises:
         ArgumentError: If a value is out of range, or if a name or seed is repeated.
@@ -56,6 +84,16 @@ class Study:
     seeds: tuple[int, ...]
     epochs: int
     threads: int | None = None
+    budget: int = 0
+    tune: tuple[str, ...] = SETTINGS
+    spaces: Mapping[str, Mapping[str, Dimension]] | None = None
+    sampler: str = "qmc"
+    pruner: str = "none"
+    evaluate_every: int | None = None
+    looks: tuple[int, ...] = ()
+    rate_seeds: int | None = None
+    margin: float | None = None
+    names: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
@@ -67,37 +105,118 @@ class Study:
             check("Study", "seeds", seed, SEED)
         check("Study", "epochs", self.epochs, COUNT)
         check("Study", "threads", self.threads, THREADS)
+        check("Study", "budget", self.budget, BUDGET)
+        check("Study", "sampler", self.sampler, SAMPLERS)
+        check("Study", "pruner", self.pruner, PRUNERS)
+        for name, allowed in (("evaluate_every", COUNT), ("margin", MARGIN)):
+            if getattr(self, name) is not None:
+                check("Study", name, getattr(self, name), allowed)
+        if self.rate_seeds is not None:
+            check("Study", "rate_seeds", self.rate_seeds, Interval(0, len(self.seeds), "both", integer=True))
+        self._check_tuning(names)
+        _check_looks(self.looks, len(self.seeds))
+
+    def _check_tuning(self, names: list[str]) -> None:
+        for name in self.tune:
+            if name not in SETTINGS:
+                raise unknown("setting to tune", name, SETTINGS)
+        for name in self.spaces or {}:
+            if name not in names:
+                raise unknown("method in spaces", name, names)
 
     def runs(self) -> list[StudyRun]:
         """Return all runs, ordered by seed, so that an interrupted study contains all methods for the first seeds."""
         return [StudyRun(entry, seed) for seed in self.seeds for entry in self.entries]
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that identify the study as plain data, after creating every optimizer as a check."""
-        problem = self.task.build(self.seeds[0])
+    def entry(self, name: str) -> Entry:
+        """Return the entry with a name."""
+        return next(entry for entry in self.entries if entry.name == name)
+
+    @property
+    def tuning_seed(self) -> int:
+        """Seed of the tuning runs, which is not among `seeds`."""
+        return next(seed for seed in range(TUNING_SEED, 2**32) if seed not in self.seeds)
+
+    @cached_property
+    def search_spaces(self) -> dict[str, dict[str, Dimension]]:
+        """Search space of each entry by name; empty without a budget."""
+        if not self.budget:
+            return {entry.name: {} for entry in self.entries}
+        given = self.spaces or {}
+        return {e.name: dict(given[e.name]) if e.name in given else search_space(e, self.tune) for e in self.entries}
+
+    def trials(self, name: str) -> int:
+        """Return the number of tuning trials of an entry, which is 0 if it has no setting to tune."""
+        return self.budget if self.search_spaces[name] else 0
+
+    @property
+    def rated_seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs with wrong learning rates."""
+        default = min(RATE_SEEDS, len(self.seeds)) if self.budget else 0
+        return self.seeds[: default if self.rate_seeds is None else self.rate_seeds]
+
+    @cached_property
+    def shape(self) -> dict[str, Any]:
+        """Lengths and score: "steps_per_epoch", "steps", "evaluate_every" and "score"."""
+        return self._shape(self.task.build(self.seeds[0]))
+
+    def _shape(self, problem: Problem) -> dict[str, Any]:
         steps = length(problem.train)
         if steps is None:
             raise ArgumentError(
                 f"Study: the training data of {self.task.name} must have a length, the number of steps per epoch."
             )
         total = steps * self.epochs
+        every = -(-total // EVALUATIONS) if self.evaluate_every is None else self.evaluate_every
+        lengths = {"steps_per_epoch": steps, "steps": total, "evaluate_every": min(every, total)}
+        return {**lengths, "score": self.score(problem)}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that identify the study as plain data, after creating every optimizer as a check."""
+        return self._settings
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        problem = self.task.build(self.seeds[0])
+        self.__dict__["shape"] = shape = self._shape(problem)
+        total = shape["steps"]
         built = {entry.name: entry.optimizer(problem.model.parameters(), total) for entry in self.entries}
         return {
             "task": self.task.name,
             "config": dict(self.task.config),
-            "score": self.score(problem),
+            "score": shape["score"],
             "epochs": self.epochs,
-            "steps_per_epoch": steps,
+            "steps_per_epoch": shape["steps_per_epoch"],
+            "steps": total,
+            "evaluate_every": shape["evaluate_every"],
             "seeds": list(self.seeds),
+            "looks": list(self.looks),
             "threads": self.threads,
             "methods": {entry.name: entry.call(total) for entry in self.entries},
             "recipes": {name: describe(optimizer)["recipe"] for name, optimizer in built.items()},
+            "tuning": self._tuning(),
+            "rates": {"factors": list(RATE_FACTORS), "seeds": list(self.rated_seeds)},
+        }
+
+    def _tuning(self) -> dict[str, Any]:
+        spaces = {
+            name: {key: {"low": item.low, "high": item.high, "log": item.log} for key, item in space.items()}
+            for name, space in self.search_spaces.items()
+        }
+        return {
+            "budget": self.budget,
+            "seed": self.tuning_seed,
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "spaces": spaces,
         }
 
     def score(self, problem: Problem) -> dict[str, Any]:
-        """Return the metric that ranks methods, with its direction, phase and target value.
+        """Return the metric that ranks methods, with its direction, phase, target value, split and margin.
 
         The metric is the metric of the task's target if it has one, else the accuracy if it is measured, else the loss.
+        The phase "eval" or "train" provides the values during a run, from which the target and the tuning are judged;
+        the split "test", "validation" or "train" provides the final score.
         """
         target = self.task.target
         if target is None:
@@ -105,12 +224,25 @@ class Study:
             target = Target("accuracy" if accuracy else "loss", 0.0, "max" if accuracy else "min")
         if target.metric not in ("loss", *problem.metrics):
             raise unknown(f"metric in the target of {self.task.name}:", target.metric, ["loss", *problem.metrics])
+        phase = "train" if problem.evaluation is None else "eval"
+        tested = getattr(problem, "test", None) is not None
         return {
             "metric": target.metric,
             "direction": target.direction,
-            "phase": "train" if problem.evaluation is None else "eval",
+            "phase": phase,
             "target": None if self.task.target is None else target.value,
+            "split": "test" if tested else "validation" if phase == "eval" else "train",
+            "margin": getattr(self.task, "margin", None) if self.margin is None else self.margin,
         }
+
+
+def _check_looks(looks: tuple[int, ...], seeds: int) -> None:
+    if not looks:
+        return
+    for look in looks:
+        check("Study", "looks", look, LOOK)
+    if list(looks) != sorted(set(looks)) or looks[-1] != seeds:
+        raise ArgumentError(f"Study: looks must increase up to the number of seeds, {seeds}, got {looks}.")
 
 
 def describe(optimizer: Optimizer) -> dict[str, Any]:

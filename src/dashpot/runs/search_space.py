@@ -1,0 +1,262 @@
+"""Search spaces of the settings of a method, and the points at which a study tries them.
+
+| setting | varied argument | range | scale | methods |
+|---|---|---|---|---|
+| lr | `lr` | the generic rate of the method / 30 ... times 30 | log | all with lr > 0 |
+| weight_decay | `weight_decay` | 1e-6 ... 0.1 | log | those with weight decay |
+| momentum | `betas[0]`, `pole` or `momentum` | 0.5 ... 0.99 | log of 1 - momentum | those with momentum |
+| warmup | share of the steps with linear warm-up of the rate | 0 ... 0.2 | linear | optimizers of dashpot |
+
+The generic rate is that of `dashpot methods`; for other optimizers, the rate of the entry. A range is widened if it does
+not contain the value of the entry. A setting that is zero in the entry is not searched, so that `sgd` remains SGD
+without momentum and without weight decay. Warm-up is searched for a constant rate, and for the schedules "linear" and
+"cosine", since "warmup-linear" and "warmup-cosine" exist. The table applies to every method of the registry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dashpot import schedules
+from dashpot.constraints import unknown
+from dashpot.errors import ArgumentError, RunError
+from dashpot.names import METHODS
+from dashpot.optimizers.base import Optimizer
+from dashpot.runs.entries import Entry, scheduled
+from dashpot.runs.tuning_options import SETTINGS
+
+RATE_FACTOR = 30.0
+DECAYS = (1e-6, 0.1)
+COMPLEMENTS = (0.01, 0.5)
+"""Range of 1 - momentum."""
+WARMUPS = (0.0, 0.2)
+COMPLEMENT = "1-momentum"
+"""Name of the dimension of the momentum, which is 1 - momentum."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Range of one setting.
+
+    Args:
+        low: Smallest value, > 0 if `log` is set.
+        high: Largest value, > `low`.
+        log: Whether the logarithm of the value is uniform, instead of the value.
+
+    Raises:
+        ArgumentError: If the limits are not finite or not in order, or not positive although `log` is set.
+
+    >>> Dimension(0.01, 1.0, log=True).at(0.5)
+    0.1
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ArgumentError(f"Dimension: low and high must be finite with low < high, got {self.low}, {self.high}.")
+        if self.log and self.low <= 0:
+            raise ArgumentError(f"Dimension: low must be positive on a logarithmic scale, got {self.low}.")
+
+    def at(self, position: float) -> float:
+        """Return the value at a position in [0, 1] between the limits, rounded to 6 significant digits."""
+        if self.log:
+            value = math.exp(math.log(self.low) + position * (math.log(self.high) - math.log(self.low)))
+        else:
+            value = self.low + position * (self.high - self.low)
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
+
+    def contains(self, value: float) -> bool:
+        """Return whether a value is within the limits."""
+        return self.low <= value <= self.high
+
+    def widened(self, value: float) -> Dimension:
+        """Return the smallest range that contains this range and `value`."""
+        return Dimension(min(self.low, value), max(self.high, value), self.log)
+
+
+SearchSpace = Mapping[str, Dimension]
+"""Ranges by dimension: "lr", "weight_decay", "1-momentum" and "warmup"."""
+
+
+def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, Dimension]:
+    """Return the search space of an entry by the table of this module.
+
+    Args:
+        entry: Entry whose values are the defaults of the search.
+        settings: Settings to search: "lr", "weight_decay", "momentum" and "warmup".
+
+    Raises:
+        ArgumentError: If a setting is unknown.
+
+    >>> from dashpot.runs.entries import entry
+    >>> search_space(entry("adamw", "digits", lr=1e-3), ["lr", "weight_decay"])
+    {'lr': Dimension(low=3.33333e-05, high=0.03, log=True), 'weight_decay': Dimension(low=1e-06, high=0.1, log=True)}
+    >>> list(search_space(entry("sgd", "digits"))), list(search_space(entry("nag", "digits")))
+    (['lr', 'warmup'], ['lr', '1-momentum', 'warmup'])
+    """
+    chosen = tuple(settings)
+    for name in chosen:
+        if name not in SETTINGS:
+            raise unknown("setting to tune", name, SETTINGS)
+    known = default_values(entry)
+    ranges = {
+        "lr": lambda: Dimension(*_rates(entry), log=True),
+        "weight_decay": lambda: Dimension(*DECAYS, log=True),
+        COMPLEMENT: lambda: Dimension(*COMPLEMENTS, log=True),
+        "warmup": lambda: Dimension(*WARMUPS),
+    }
+    wanted = {COMPLEMENT if name == "momentum" else name for name in chosen}
+    return {name: make().widened(known[name]) for name, make in ranges.items() if name in wanted and name in known}
+
+
+def default_values(entry: Entry) -> dict[str, float]:
+    """Return the value of the entry in each dimension that can be searched.
+
+    >>> from dashpot.runs.entries import entry
+    >>> default_values(entry("heavy-ball", "digits", lr=0.01))
+    {'lr': 0.01, '1-momentum': 0.1, 'warmup': 0.0}
+    """
+    group = _group(entry)
+    values = {"lr": float(entry.lr), "weight_decay": _number(group.get("weight_decay"))}
+    values |= {COMPLEMENT: _complement(entry, group), "warmup": _warmup(entry)}
+    return {name: value for name, value in values.items() if value is not None and (value > 0 or name == "warmup")}
+
+
+def apply(entry: Entry, values: Mapping[str, float]) -> Entry:
+    """Return the entry with the values of some dimensions; its name remains.
+
+    >>> from dashpot.runs.entries import entry
+    >>> apply(entry("adam", "digits"), {"lr": 0.002, "1-momentum": 0.05}).call(steps=100)
+    'dashpot.Adam(model.parameters(), lr=0.002, betas=(0.95, 0.999))'
+    """
+    options = dict(entry.options)
+    if "weight_decay" in values:
+        options["weight_decay"] = values["weight_decay"]
+    if COMPLEMENT in values:
+        options |= _momentum_options(entry, float(f"{1 - values[COMPLEMENT]:.8g}"))
+    applied = dataclasses.replace(entry, lr=values.get("lr", entry.lr), options=options)
+    return _warmed(applied, values["warmup"]) if "warmup" in values else applied
+
+
+def settings_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values by the names of the settings, for records and tables.
+
+    >>> settings_of({"lr": 0.01, "1-momentum": 0.1})
+    {'lr': 0.01, 'momentum': 0.9}
+    """
+    return {
+        "momentum" if name == COMPLEMENT else name: float(f"{1 - value:.8g}") if name == COMPLEMENT else value
+        for name, value in values.items()
+    }
+
+
+def sobol_point(space: SearchSpace, number: int, seed: int = 0) -> dict[str, float]:
+    """Return point `number`, from 0, of a scrambled Sobol sequence in the space.
+
+    The point depends only on the arguments, so that workers need not agree on an order.
+
+    Source: Sobol, 1967; Owen, "Randomly permuted (t,m,s)-nets and (t,s)-sequences", 1995; `scipy.stats.qmc.Sobol`.
+
+    Raises:
+        RunError: If scipy is not installed.
+
+    >>> point = sobol_point({"lr": Dimension(0.001, 1.0, log=True)}, 3)
+    >>> point == sobol_point({"lr": Dimension(0.001, 1.0, log=True)}, 3), 0.001 <= point["lr"] <= 1.0
+    (True, True)
+    """
+    if not space:
+        return {}
+    try:
+        from scipy.stats import qmc
+    except ImportError as error:
+        raise RunError("A search over settings needs scipy: pip install 'dashpot[study]'.") from error
+    sampler = qmc.Sobol(len(space), scramble=True, seed=np.random.default_rng(seed))
+    positions = sampler.fast_forward(number).random(1)[0]
+    return {name: space[name].at(float(place)) for name, place in zip(space, positions, strict=True)}
+
+
+def _rates(entry: Entry) -> tuple[float, float]:
+    centre = _generic_rate(entry)
+    return float(f"{centre / RATE_FACTOR:.6g}"), float(f"{centre * RATE_FACTOR:.6g}")
+
+
+def _generic_rate(entry: Entry) -> float:
+    """Return the rate of the method in the registry, or that of the entry if its optimizer is none of the registry."""
+    for row in METHODS.values():
+        module, _, name = row.path.partition(":")
+        if (entry.make.__module__, getattr(entry.make, "__name__", "")) == (module, name):
+            return row.lr
+    return float(entry.lr)
+
+
+def _group(entry: Entry) -> Mapping[str, Any]:
+    """Return the parameter group of the optimizer over one parameter; empty for optimizers without groups."""
+    optimizer = entry.optimizer([torch.zeros(1, requires_grad=True)], 1000)
+    groups = getattr(optimizer, "param_groups", None)
+    return groups[0] if groups else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _complement(entry: Entry, group: Mapping[str, Any]) -> float | None:
+    """Return 1 - momentum; None if the momentum is zero, missing, scheduled, or cannot be set by an argument."""
+    value = _number(group["betas"][0] if group.get("betas") else group.get("momentum"))
+    if not value or isinstance(entry.schedule and entry.schedule(1000), Mapping):
+        return None
+    try:
+        changed = _group(dataclasses.replace(entry, options={**entry.options, **_momentum_options(entry, 0.75)}))
+    except (ArgumentError, TypeError, ValueError):
+        return None
+    found = changed["betas"][0] if changed.get("betas") else changed.get("momentum")
+    return float(f"{1 - value:.8g}") if found == 0.75 else None
+
+
+def _momentum_options(entry: Entry, momentum: float) -> dict[str, Any]:
+    """Return the argument that sets the momentum."""
+    betas = _group(entry).get("betas")
+    if betas:
+        return {"betas": (momentum, *betas[1:])}
+    return {"pole" if "pole" in inspect.signature(entry.make).parameters else "momentum": momentum}
+
+
+def _warmup(entry: Entry) -> float | None:
+    """Return the share of warm-up; None if the optimizer or its schedule has no warm-up."""
+    if not (inspect.isclass(entry.make) and issubclass(entry.make, Optimizer)):
+        return None
+    if entry.schedule is None:
+        return 0.0
+    name, given = schedules.split_name(entry.schedule_name) if entry.schedule_name else ("", {})
+    return float(given.get("warmup", 0.1 if name.startswith("warmup") else 0.0)) if _warmed_name(name, given) else None
+
+
+def _warmed_name(name: str, given: Mapping[str, Any]) -> str | None:
+    """Return the name of the schedule with warm-up, if it exists with the given options."""
+    warmed = name if name.startswith("warmup") else "warmup" if name == "constant" else f"warmup-{name}"
+    if warmed not in schedules.NAMES:
+        return None
+    return warmed if set(given) <= set(inspect.signature(schedules.NAMES[warmed]).parameters) else None
+
+
+def _warmed(entry: Entry, warmup: float) -> Entry:
+    """Return the entry with a share of warm-up."""
+    name, given = schedules.split_name(entry.schedule_name or "constant")
+    warmed = _warmed_name(name, given)
+    if warmed is None or (warmup == 0 and not name.startswith("warmup")):
+        return entry
+    options = ",".join(f"{key}={value}" for key, value in {**given, "warmup": warmup}.items())
+    text = f"{warmed}:{options}"
+    make: Callable[[int], Any] | None = scheduled(entry.name, entry.make, entry.options, text)
+    return dataclasses.replace(entry, schedule=make, schedule_name=text)
