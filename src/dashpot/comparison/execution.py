@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -284,7 +285,7 @@ class _Execution:
         return self.plan.kind != "trial" and self.score["split"] == "test"
 
     def _test(self, learner: Learner, problem: Problem) -> dict[str, Any]:
-        return {"test": learner.evaluate(getattr(problem, "test", None))} if self.tested else {}
+        return {"test": learner.evaluate(problem.test)} if self.tested else {}
 
     def _untrained(self) -> dict[str, Any]:
         """Return the evaluation of the untrained model on the test data."""

@@ -1,7 +1,7 @@
 """Looks of a group-sequential study: after which number of seeds it ends.
 
-The error rate is divided among the looks by `dashpot.stats.spent_alpha`. The study ends at the first look at which every
-pair of methods is decided: their simultaneous intervals exclude 0, or lie within the margin of equivalence.
+`dashpot.stats.sequential.spent_alpha` divides the error rate among the looks. The study ends at the first look at which
+every pair of methods is decided: its simultaneous interval excludes 0, or lies within the margin of equivalence.
 """
 
 from __future__ import annotations

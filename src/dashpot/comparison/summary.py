@@ -110,7 +110,8 @@ def summarise(runs: Sequence[Run]) -> Summary:
     Args:
         runs: Runs of the study, at least one.
     """
-    score = Score(**runs[0].header["score"])
+    names = ("metric", "direction", "phase", "target")
+    score = Score(**{name: runs[0].header["score"][name] for name in names})
     names = list(dict.fromkeys(run.entry for run in runs))
     rows = [_row(name, [run for run in runs if run.entry == name], score) for name in names]
     sign = -1.0 if score.direction == "max" else 1.0

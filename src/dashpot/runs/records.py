@@ -9,9 +9,9 @@ Each line is an object with a `kind`. The lines are, in order:
 * `epoch`: number of steps so far, means of training and evaluation, CPU and wall seconds of training;
 * `resumed`: position at which an interrupted run was resumed, with the versions and task settings at that time;
 * `thinned`: in place of all `steps` lines, mean losses of runs of steps, numbered by the last step of each;
-* `end`: `status`, which is `done`, `diverged`, `failed` or `pruned`; if it is `diverged`, also the step and the loss; if
-  it is `failed`, the error. In a comparison also the evaluation on the test data (of the untrained model if the run has
-  diverged), the memory, the size of the optimizer state, and the CPU and wall seconds of the whole training.
+* `end`: `status`, which is `done`, `diverged`, `failed` or `pruned`; if it is `diverged`, also the step and the loss;
+  if it is `failed`, the error. In a comparison also the evaluation on the test data (of the untrained model if the run
+  has diverged), the memory, the size of the optimizer state, and the CPU and wall seconds of the whole training.
 
 In a comparison, in a run whose length is given in steps, or with `evaluate_every`, an epoch is the interval between two
 evaluations.

@@ -225,14 +225,14 @@ class Study:
         if target.metric not in ("loss", *problem.metrics):
             raise unknown(f"metric in the target of {self.task.name}:", target.metric, ["loss", *problem.metrics])
         phase = "train" if problem.evaluation is None else "eval"
-        tested = getattr(problem, "test", None) is not None
+        tested = problem.test is not None
         return {
             "metric": target.metric,
             "direction": target.direction,
             "phase": phase,
             "target": None if self.task.target is None else target.value,
             "split": "test" if tested else "validation" if phase == "eval" else "train",
-            "margin": getattr(self.task, "margin", None) if self.margin is None else self.margin,
+            "margin": self.task.margin if self.margin is None else self.margin,
         }
 
 
