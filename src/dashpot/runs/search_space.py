@@ -181,8 +181,9 @@ def sobol_point(space: SearchSpace, number: int, seed: int = 0) -> dict[str, flo
         from scipy.stats import qmc
     except ImportError as error:
         raise RunError("A search over settings needs scipy: pip install 'dashpot[study]'.") from error
-    sampler = qmc.Sobol(len(space), scramble=True, seed=np.random.default_rng(seed))
-    positions = sampler.fast_forward(number).random(1)[0]
+    rng = np.random.default_rng(seed)
+    sampler = qmc.Sobol(len(space), scramble=True, seed=rng)  # pyright: ignore[reportCallIssue] - rng since scipy 1.15
+    positions = sampler.random_base2(number.bit_length())[number]
     return {name: space[name].at(float(place)) for name, place in zip(space, positions, strict=True)}
 
 

@@ -54,6 +54,10 @@ class FitPlan:
         """Return the number of training batches of an epoch, or None if it is unknown."""
         return self.loader.size
 
+    def batches_before(self, epoch: int) -> int | None:
+        """Return the number of batches before an epoch, or None if it is unknown."""
+        return None if self.loader.size is None else epoch * self.loader.size
+
     def batches_left(self, epoch: int, done: int) -> int | None:
         """Return the number of batches left after `done` batches of an epoch, or None if it is unknown."""
         return None if self.loader.size is None else (self.epochs - epoch) * self.loader.size - done

@@ -83,11 +83,13 @@ class Intervals(FitPlan):
         return epoch - (steps - self.total_steps) // self.every
 
     def size(self, epoch: int) -> int:
-        return self._batches_before(self.steps_before(epoch + 1)) - self._batches_before(self.steps_before(epoch))
+        return self.batches_before(epoch + 1) - self.batches_before(epoch)
+
+    def batches_before(self, epoch: int) -> int:
+        return self._batches_before(self.steps_before(epoch))
 
     def batches_left(self, epoch: int, done: int) -> int:
-        before = self._batches_before(self.steps_before(epoch))
-        return self._batches_before(self.total_steps) - before - done
+        return self._batches_before(self.total_steps) - self.batches_before(epoch) - done
 
     def steps_before(self, epoch: int) -> int:
         """Return the number of steps before an interval, including skipped steps."""

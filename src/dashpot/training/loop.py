@@ -78,8 +78,8 @@ class EpochStats(Callback):
         """Start timing the training phase."""
         if learner.training:
             self._stopwatch.start()
-            size = learner.train.size
-            self._steps_before = learner.epoch * size if size else self.epochs[-1].steps if self.epochs else 0
+            before = learner.loop.plan.batches_before(learner.epoch)
+            self._steps_before = (self.epochs[-1].steps if self.epochs else 0) if before is None else before
 
     def before_batch(self, learner: Learner) -> None:
         """Record the learning rate of the step."""
