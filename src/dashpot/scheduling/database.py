@@ -32,7 +32,7 @@ def connect(url: str, limit: float = 60.0) -> Any:
         limit: Longest wait for a database that is starting, in seconds; >= 0.
 
     Raises:
-        RunError: If the database cannot be reached or used; the message states the cure.
+        RunError: If the database cannot be reached or used; the message states a fix.
     """
     end = time.monotonic() + limit
     for attempt in range(_TRIES):
@@ -57,7 +57,7 @@ def connect(url: str, limit: float = 60.0) -> Any:
 def _opened(url: str) -> Any:
     optuna = load_optuna()
     address = with_driver(url)
-    options: dict[str, Any] = {"pool_pre_ping": True}
+    options: dict[str, Any] = {}
     if address.startswith("postgresql"):
         options["connect_args"] = {key: value for key, value in _POSTGRESQL_OPTIONS.items() if f"{key}=" not in url}
     _check_tables(address, options)
@@ -82,7 +82,7 @@ def _check_tables(address: str, options: dict[str, Any]) -> None:
     # Optuna's migrations use the table alembic_version, as do those of other programs.
     if tables and not _TABLES & tables:
         raise RunError(
-            f"The database {masked(address)} contains tables of another program ({', '.join(sorted(tables)[:3])}): "
+            f"The database {masked(address)} contains tables of a different program ({', '.join(sorted(tables)[:3])}): "
             f"create a database of its own for studies, for example with createdb."
         )
 
@@ -112,7 +112,7 @@ _REFUSALS = {
     "readonly": "is read-only: use an account and a file that can be written to",
     "permission denied": "does not allow this account to create tables: grant it, or use another database",
 }
-"""Phrases of Optuna and of databases, and the corresponding message with the cure."""
+"""Phrases of Optuna and of databases, and the corresponding messages."""
 
 
 def _refusal(url: str, error: Exception) -> str:

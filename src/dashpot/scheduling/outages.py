@@ -29,7 +29,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_starting(error: BaseException) -> bool:
-    """Return whether a database has refused a connection because it is starting or stopping."""
+    """Return whether a connection has failed because the database is starting or stopping."""
     return any(phrase in reason(error) for phrase in _STARTING)
 
 

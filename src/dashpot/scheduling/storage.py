@@ -54,7 +54,7 @@ class Storage:
                 raise
             except Exception as error:
                 if not is_outage(error):
-                    if (translated := self._translated(error)) is not None:
+                    if (translated := _translated(self.label, error)) is not None:
                         raise translated from error
                     raise
                 now = time.monotonic()
@@ -91,14 +91,6 @@ class Storage:
     def _lost(self, error: Exception) -> StorageLost:
         return StorageLost(f"{self.label} has not answered for {self.limit:.0f} s ({reason(error)}). {self.progress()}")
 
-    def _translated(self, error: Exception) -> RunError | None:
-        if isinstance(error, AssertionError):
-            return RunError(f"{self.label} has entries of a newer optuna: pip install -U optuna.")
-        is_database_error = any("sqlalchemy" in kind.__module__ for kind in type(error).__mro__)
-        if is_database_error or type(error).__name__ == "StorageInternalError":
-            return RunError(f"{self.label} has rejected an operation: {reason(error)}.")
-        return None
-
 
 def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str], None] | None = None) -> Storage:
     """Open the storage of a study.
@@ -107,7 +99,7 @@ def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str
         spec: Path of a journal file, created with its folder if missing, or the URL of a database as a string, such as
             "postgresql://user@host/database".
         limit: Longest outage in seconds during which operations are repeated; positive.
-        notify: Function called once per outage with a sentence. Default: print to stderr.
+        notify: Function called once per outage with a message. Default: print to stderr.
 
     Raises:
         RunError: If optuna or a driver is missing, or the file or database cannot be used.
@@ -140,8 +132,21 @@ def _journal(optuna: Any, path: Path) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"Cannot create the folder {path.parent}: {error.strerror or error}.") from error
-    with quiet():
-        return optuna.storages.JournalStorage(JournalFile(path))
+    try:
+        with quiet():
+            return optuna.storages.JournalStorage(JournalFile(path))
+    except AssertionError as error:
+        raise _translated(str(path), error) or error from None
+
+
+def _translated(label: str, error: Exception) -> RunError | None:
+    """Return the message for a storage that rejects an operation; None for other errors."""
+    if isinstance(error, AssertionError):  # Optuna asserts that it knows every operation of a journal
+        return RunError(f"{label} has entries of a newer optuna: pip install -U optuna.")
+    is_database_error = any("sqlalchemy" in kind.__module__ for kind in type(error).__mro__)
+    if is_database_error or type(error).__name__ == "StorageInternalError":
+        return RunError(f"{label} has rejected an operation: {reason(error)}.")
+    return None
 
 
 def _dispose(base: Any) -> None:

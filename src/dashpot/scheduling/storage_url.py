@@ -7,7 +7,9 @@ from importlib.util import find_spec
 
 from dashpot.errors import RunError
 
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):(?:[^/]|/(?=[^/]*@))*@")
+_URL = re.compile(r"[\w+.-]+://")
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):.*@", re.DOTALL)
+_PASSWORD_IN_COMMAND = re.compile(r"(?<=://)([^/@:\s]*):\S*@")
 _SECRET_OPTION = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)[^&]*", re.IGNORECASE)
 _POSTGRESQL = re.compile(r"^postgres(?:ql)?://")
 
@@ -20,7 +22,8 @@ def masked(url: str) -> str:
     >>> masked("postgresql://db/studies?user=ada&password=s3cret")
     'postgresql://db/studies?user=ada&password=***'
     """
-    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+    password = _PASSWORD if _URL.match(url) else _PASSWORD_IN_COMMAND
+    return _SECRET_OPTION.sub(r"\1***", password.sub(r"\1:***@", url))
 
 
 def with_driver(url: str) -> str:

@@ -75,7 +75,7 @@ def outcome_of(trial: Any) -> Outcome | None:
 
 
 class GroupTrials:
-    """Trials of a group, of which only new and running ones are examined again.
+    """Trials of a group; each update examines only new and running ones.
 
     Attributes:
         study: Identity of the Optuna study of the group.

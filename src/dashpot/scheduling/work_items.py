@@ -51,7 +51,7 @@ class Pending:
     """Number of items by state.
 
     Attributes:
-        waiting: Items that nobody executes; they include items of workers that have ended.
+        waiting: Items without a worker, including those whose worker has ended.
         held: Items that living workers execute.
         finished: Items with an outcome.
     """

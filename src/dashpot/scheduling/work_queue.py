@@ -73,6 +73,7 @@ class WorkQueue:
         self._items: dict[str, WorkItem] = {}
         self._groups: dict[str, GroupTrials] = {}
         self._claims: dict[int, Claim] = {}
+        self._finished_here: set[str] = set()
         self._renewals: dict[int, int] = {}
         self._lock = WorkerLock(folder)
         self._watch = LeaseWatch(self._lock, lease)
@@ -93,20 +94,23 @@ class WorkQueue:
                 self._groups[item.group] = GroupTrials(study)
 
     def claim(self, ready: Callable[[str], bool] = lambda key: True) -> Claim | None:
-        """Claim the first item that nobody executes.
+        """Claim the first item that no worker executes.
 
         Args:
             ready: Function of the key that returns whether an item can be executed now.
 
         Returns:
-            The claim; None if no item is free and ready. `pending` then tells whether other workers hold items.
+            The claim; None if no item is free and ready. `pending` returns the number of items that other workers hold.
 
         Raises:
             StorageLost: If the storage does not answer.
         """
         with self._lock.claiming():
-            self._update()
+            updated = set()
             for item in self._items.values():
+                if item.group not in updated and item.key not in self._groups[item.group].outcomes:
+                    self._update_group(self._groups[item.group])
+                    updated.add(item.group)
                 if self._is_free(item) and ready(item.key) and (claim := self._try(item)) is not None:
                     return claim
         return None
@@ -214,10 +218,12 @@ class WorkQueue:
             except optuna.exceptions.UpdateFinishedTrialError:
                 claim.is_lost = claim.is_lost or trial in self._claims
 
-    def _forget(self, trial: int) -> None:
-        self._claims.pop(trial, None)
+    def _forget(self, trial: int, is_finished: bool) -> None:
+        claim = self._claims.pop(trial, None)
+        if claim is not None and is_finished:
+            self._finished_here.add(claim.key)
         self._renewals.pop(trial, None)
 
     def _progress(self) -> str:
-        finished = sum(len(group.outcomes) for group in self._groups.values())
-        return f"{finished} of {len(self._items)} items are finished and kept; run the command again to resume."
+        finished = self._finished_here.union(*(group.outcomes for group in self._groups.values()))
+        return f"{len(finished)} of {len(self._items)} items are finished and kept; run the command again to resume."

@@ -1,0 +1,77 @@
+"""Workers killed with SIGKILL at random moments: every item finishes, and none finishes twice."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from processes import LIMIT
+
+SCRIPT = Path(__file__).with_name("killed_workers.py")
+
+pytestmark = pytest.mark.needs_posix
+
+
+def killed(folder, spec, **case):
+    """Run workers with kills and return the events by kind, and the outcomes."""
+    case |= {"spec": str(spec), "folder": str(folder)}
+    command = [sys.executable, "-W", "error", str(SCRIPT), json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["codes"]) == {0}, done.stderr
+    return found
+
+
+def assert_exactly_once(found, items):
+    keys = {f"run/{number}" for number in range(items)}
+    counts = {kind: Counter(key for event, _, key in found["events"] if event == kind) for kind in ("start", "finish")}
+    assert set(found["outcomes"]) == keys  # no item is lost
+    assert max(counts["finish"].values()) == 1  # no item finishes twice
+    for event, worker, key in found["events"]:
+        if event == "finish":
+            assert found["outcomes"][key] == int(worker)  # the recorded outcome is that of the worker that finished
+    # A worker may be killed between the outcome in the storage and its line in the log.
+    assert len(keys) - len(counts["finish"]) <= found["kills"]
+    return counts
+
+
+def assert_no_superfluous_execution(found, counts, items):
+    """Each repeated execution has its kill, since lock files reveal dead workers without false alarms."""
+    assert sum(counts["start"].values()) <= items + found["kills"]
+
+
+def test_three_kills_on_journal_lose_nothing(tmp_path):
+    found = killed(tmp_path, tmp_path / "study" / "study.journal", items=16, kills=3, seed=0, pause=0.02)
+    counts = assert_exactly_once(found, 16)
+    assert_no_superfluous_execution(found, counts, 16)
+
+
+@pytest.mark.slow
+def test_25_kills_on_journal_lose_nothing(tmp_path):
+    found = killed(tmp_path, tmp_path / "study" / "study.journal", items=250, kills=25, seed=1)
+    counts = assert_exactly_once(found, 250)
+    assert_no_superfluous_execution(found, counts, 250)
+
+
+@pytest.mark.slow
+def test_25_kills_on_postgresql_lose_nothing(tmp_path, database):
+    found = killed(tmp_path, database, items=100, kills=25, seed=2)
+    counts = assert_exactly_once(found, 100)
+    assert_no_superfluous_execution(found, counts, 100)
+
+
+@pytest.mark.slow
+def test_kills_on_different_machines_lose_nothing(tmp_path, database):
+    """Workers without a common folder are recognised as dead by their leases; late workers drop their outcome."""
+    found = killed(tmp_path, database, items=40, kills=6, seed=3, own_folders=True, lease=3.0)
+    assert_exactly_once(found, 40)
+
+
+@pytest.mark.slow
+def test_kills_on_sqlite_lose_nothing(tmp_path):
+    found = killed(tmp_path, f"sqlite:///{tmp_path}/studies.db", items=40, kills=5, seed=4)
+    counts = assert_exactly_once(found, 40)
+    assert_no_superfluous_execution(found, counts, 40)
