@@ -75,7 +75,11 @@ def page(text):
     return Parsed(text)
 
 
-@pytest.mark.parametrize("name", CASES)
+LARGE = ("many methods", "many seeds")
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in CASES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_page_of_every_case_is_well_formed_and_loads_nothing(name):
     parsed = Parsed(page_of(name))
     ids = parsed.values("id")

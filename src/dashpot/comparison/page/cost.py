@@ -17,6 +17,10 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 """Heading and text of each quantity."""
 
 
+RATIO = 1.25
+"""Ratio of the largest to the smallest value from which bars show a difference."""
+
+
 def cost(view: View) -> Section | None:
     """Return the table of the mean cost of a run; None without measurements of time or memory."""
     known = [key for key in COLUMNS if any(key in method.cost for method in view.methods)]
@@ -25,7 +29,7 @@ def cost(view: View) -> Section | None:
     rows = [[view.named(method.name), *(_cell(view, method.cost, key) for key in known)] for method in view.methods]
     explained = (
         "Means over the completed runs. Times: training without evaluation. Peak memory: resident memory of the "
-        "process. Bars are relative to the largest value of the column; equal columns have none."
+        "process. Bars are relative to the largest value of the column; similar values have none."
     )
     return Section(
         "cost", "Cost of a run", table(["method", *(COLUMNS[key][0] for key in known)], rows) + note(explained)
@@ -37,6 +41,6 @@ def _cell(view: View, own: dict[str, float], key: str) -> str:
         return "–"
     values = [method.cost[key] for method in view.methods if key in method.cost]
     text = COLUMNS[key][1](own[key])
-    if max(values) <= min(values) * 1.02 or max(values) <= 0:
+    if max(values) < min(values) * RATIO or max(values) <= 0:
         return text
     return f'{text}<i class="bar" style="width:{100 * own[key] / max(values):.0f}%"></i>'

@@ -8,10 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from dashpot.comparison.page.scales import Scale
 from dashpot.figures.inline_svg import embedded_json
+from dashpot.figures.series_data import simplify
 
 Point = tuple[float, float]
+
+TOLERANCE = 0.2
+"""Largest distance in pixels between a line and the simplified line."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,10 @@ class Frame:
 
 @dataclass
 class Drawing:
-    """Body of an SVG element, built up in drawing order."""
+    """Body of an SVG element, built up in drawing order.
+
+    Classes of the style sheet determine the appearance; many of them use the color of the group.
+    """
 
     parts: list[str] = field(default_factory=list)
 
@@ -90,43 +99,39 @@ class Drawing:
         """Append an element."""
         self.parts.append(text)
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str, color: str = "") -> None:
-        """Append a straight line of a class."""
-        places = f'x1="{short(x1)}" y1="{short(y1)}" x2="{short(x2)}" y2="{short(y2)}"'
-        self.add(f'<line class="{kind}" {places}{_stroke(color)}/>')
+    def colored(self, color: str, other: Drawing) -> None:
+        """Append the elements of a drawing as a group with a color."""
+        self.add(f'<g style="color:{color}">{other.body()}</g>')
 
-    def text(self, x: float, y: float, text: str, kind: str, anchor: str = "start", color: str = "") -> None:
+    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+        """Append a straight line of a class."""
+        self.add(f'<path class="{kind}" d="M{short(x1)} {short(y1)}L{short(x2)} {short(y2)}"/>')
+
+    def text(self, x: float, y: float, text: str, kind: str, anchor: str = "start") -> None:
         """Append escaped text."""
         side = "" if anchor == "start" else f' text-anchor="{anchor}"'
-        fill = f' style="fill:{color}"' if color else ""
-        self.add(f'<text class="{kind}" x="{short(x)}" y="{short(y)}"{side}{fill}>{html.escape(text)}</text>')
+        self.add(f'<text class="{kind}" x="{short(x)}" y="{short(y)}"{side}>{html.escape(text)}</text>')
 
-    def dot(self, x: float, y: float, radius: float, kind: str, color: str) -> None:
+    def dot(self, x: float, y: float, radius: float, kind: str) -> None:
         """Append a filled circle."""
-        place = f'cx="{short(x)}" cy="{short(y)}" r="{short(radius)}"'
-        self.add(f'<circle class="{kind}" {place} style="fill:{color}"/>')
+        self.add(f'<circle class="{kind}" cx="{short(x)}" cy="{short(y)}" r="{short(radius)}"/>')
 
-    def arrow(self, x: float, y: float, direction: str, color: str) -> None:
+    def arrow(self, x: float, y: float, direction: str) -> None:
         """Append a small triangle, which marks a value beyond the edge of the axes."""
         dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[direction]
         tip, back = (x + 4 * dx, y + 4 * dy), (x - 3 * dx, y - 3 * dy)
         corners = [tip, (back[0] + 4 * dy, back[1] + 4 * dx), (back[0] - 4 * dy, back[1] - 4 * dx)]
-        self.add(f'<path class="beyond" d="{polyline(corners)}z" style="fill:{color}"/>')
+        self.add(f'<path class="beyond" d="{polyline(corners)}z"/>')
 
-    def path(self, points: Iterable[Point], kind: str, color: str = "", dashes: str = "") -> None:
+    def path(self, points: Sequence[Point], kind: str) -> None:
         """Append a polyline of a class; points that are not finite interrupt it."""
-        text = polyline(points)
+        text = polyline(simplified(points))
         if text:
-            dash = f' stroke-dasharray="{dashes}"' if dashes else ""
-            self.add(f'<path class="{kind}" d="{text}"{dash}{_stroke(color)}/>')
+            self.add(f'<path class="{kind}" d="{text}"/>')
 
     def body(self) -> str:
         """Return the elements."""
         return "".join(self.parts)
-
-
-def _stroke(color: str) -> str:
-    return f' style="stroke:{color}"' if color else ""
 
 
 def short(value: float) -> str:
@@ -153,6 +158,14 @@ def polyline(points: Iterable[Point]) -> str:
         else:
             command = "M"
     return "".join(text)
+
+
+def simplified(points: Sequence[Point]) -> Sequence[Point]:
+    """Return a polyline without points that are closer than `TOLERANCE` to it, unless a point is not finite."""
+    array = np.array(points, dtype=np.float64).reshape(-1, 2)
+    if len(array) < 3 or not np.isfinite(array).all():
+        return points
+    return [points[index] for index in simplify(array, TOLERANCE).tolist()]
 
 
 def clipped(frame: Frame, body: str) -> str:

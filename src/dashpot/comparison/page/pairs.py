@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from dashpot.comparison.findings import PairFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
+from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.ranking import ROWS
 from dashpot.comparison.page.scales import Scale, padded, robust_limits
 from dashpot.comparison.page.view import Section, View, folded, note, table
@@ -18,7 +19,7 @@ from dashpot.utils.format import counted
 MOST_COLUMNS = 12
 """Largest number of methods in the matrix of all pairs."""
 MOST_SENTENCES = 200
-WIDE, NARROW = 760.0, 360.0
+WIDE, NARROW = 900.0, 360.0
 ROW, TALL_ROW = 24.0, 40.0
 NAME, WORDS = 150.0, 216.0
 AXIS = 38.0
@@ -56,7 +57,11 @@ def _forest(view: View) -> str:
         drawings = "".join(_drawing(view, shown, own, kind) for kind in ("wide", "narrow"))
         charts.append(f'<figure id="{view.prefix}pairs{f"-{start}" if start else ""}">\n{drawings}\n</figure>')
     rule = view.findings.results.rule
-    band = f"Shaded band: differences up to the margin of {rule.margin:g}, which are irrelevant." if rule.margin else ""
+    band = (
+        f"Shaded band: differences up to the margin of {general(rule.margin)}, which are irrelevant."
+        if rule.margin
+        else ""
+    )
     paired = "Differences are taken seed by seed."
     limits = "Lines: simultaneous 95 % confidence intervals for all pairs." if any(map(has_limits, shown)) else ""
     beyond = "Triangles at an edge: the difference is beyond the axis." if _beyond(view, shown) else ""
@@ -89,8 +94,10 @@ def _drawing(view: View, shown: Sequence[PairFinding], own: Sequence[PairFinding
     _background(drawing, view, scale, bottom, name, ticks=6 if wide else 4)
     for index, pair in enumerate(own):
         middle = places.place(index + 1) + (0 if wide else 8)
-        _interval(drawing, view, pair, scale, middle)
-        _names(drawing, view, pair, middle if wide else middle - 17, width, wide=wide)
+        row_of = Drawing()
+        _interval(row_of, pair, scale, middle)
+        _names(row_of, pair, middle if wide else middle - 17, width)
+        drawing.colored(view.color(pair.other), row_of)
     series = [
         Readout(
             " ".join(filter(None, [f"{pair.other}:", words(pair), view.span(_negative(pair))])),
@@ -124,21 +131,20 @@ def _background(drawing: Drawing, view: View, scale: Scale, bottom: float, name:
     drawing.text((scale.start + scale.end) / 2, bottom + 32, name, "name", "middle")
 
 
-def _interval(drawing: Drawing, view: View, pair: PairFinding, scale: Scale, y: float) -> None:
-    color = view.color(pair.other)
+def _interval(drawing: Drawing, pair: PairFinding, scale: Scale, y: float) -> None:
     shown = _negative(pair)
     if math.isfinite(shown.low) and math.isfinite(shown.high):
-        drawing.line(scale.clamped(shown.low), y, scale.clamped(shown.high), y, "interval", color)
+        drawing.line(scale.clamped(shown.low), y, scale.clamped(shown.high), y, "interval")
     if scale.contains(shown.estimate):
-        drawing.dot(scale.place(shown.estimate), y, 4.2, "mean", color)
+        drawing.dot(scale.place(shown.estimate), y, 4.2, "mean")
     else:
         left = shown.estimate < scale.low
-        drawing.arrow(scale.start + 5 if left else scale.end - 5, y, "left" if left else "right", color)
+        drawing.arrow(scale.start + 5 if left else scale.end - 5, y, "left" if left else "right")
 
 
-def _names(drawing: Drawing, view: View, pair: PairFinding, y: float, width: float, *, wide: bool) -> None:
+def _names(drawing: Drawing, pair: PairFinding, y: float, width: float) -> None:
     name = pair.other if len(pair.other) <= 20 else f"{pair.other[:19]}…"
-    drawing.text(0, y + 4, name, "method", color=view.color(pair.other))
+    drawing.text(0, y + 4, name, "method")
     drawing.text(width - 2, y + 4, words(pair), "value", "end")
 
 

@@ -6,9 +6,10 @@ import html
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dashpot.comparison.page.drawing import Drawing, Frame, Readout, axes, clipped, plot, polyline, short
+from dashpot.comparison.page.drawing import Drawing, Frame, Readout, axes, clipped, plot, polyline, short, simplified
+from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.scales import Scale
 from dashpot.comparison.page.view import View, folded
 from dashpot.comparison.results import Curve
@@ -84,9 +85,11 @@ def small_multiples(view: View, key: str, shared: Axes, panels: Sequence[Panel],
     frame = shared.frame()
     grey = f"{view.prefix}{key}-grey"
     lines = "".join(
-        f'<path d="{polyline(_points(frame, panel.main, panel.steps))}"/>' for panel in panels if len(panel.main.steps)
+        f'<path d="{polyline(simplified(_points(frame, panel.main, panel.steps)))}"/>'
+        for panel in panels
+        if len(panel.main.steps)
     )
-    ticks = None if shared.x_ticks is None else [(x, f"{x:g}") for x in shared.x_ticks]
+    ticks = None if shared.x_ticks is None else [(x, general(x)) for x in shared.x_ticks]
     back = axes(frame, ticks)
     if shared.line is not None and frame.y.contains(shared.line):
         drawing = Drawing()
@@ -95,7 +98,8 @@ def small_multiples(view: View, key: str, shared: Axes, panels: Sequence[Panel],
     drawn = []
     for index, panel in enumerate(panels if rest else panels[:SHOWN]):
         others = f'<g id="{grey}" class="others">{lines}</g>' if index == 0 else f'<use href="#{grey}"/>'
-        drawn.append(_panel(view, frame, shared, panel, back + clipped(frame, others)))
+        plain = panel if index < SHOWN else replace(panel, faint=())
+        drawn.append(_panel(view, frame, shared, plain, back + clipped(frame, others)))
     shown = f'<figure class="panels" id="{view.prefix}{key}">\n{_grid(drawn[:SHOWN])}\n</figure>'
     if len(drawn) > SHOWN:
         more = f'<figure class="panels">\n{_grid(drawn[SHOWN:])}\n</figure>'
@@ -112,39 +116,39 @@ def _panel(view: View, frame: Frame, shared: Axes, panel: Panel, back: str) -> s
     inside, over = Drawing(), Drawing()
     if panel.band is not None:
         low, high = (_points(frame, curve, panel.steps) for curve in panel.band)
-        inside.add(f'<path class="band" d="{polyline([*low, *reversed(high)])}z" style="fill:{color}"/>')
+        inside.add(f'<path class="band" d="{polyline([*simplified(low), *reversed(simplified(high))])}z"/>')
     for curve in panel.faint:
-        inside.path(_points(frame, curve, panel.steps), "faint", color)
+        inside.path(_points(frame, curve, panel.steps), "faint")
     for x, low, high in panel.whiskers:
         at = frame.x.place(x)
-        inside.line(at, frame.y.place(low), at, frame.y.place(high), "whisker", color)
-    inside.path(_points(frame, panel.main, panel.steps), "main", color)
-    _marks(over, frame, shared, panel, color)
+        inside.line(at, frame.y.place(low), at, frame.y.place(high), "whisker")
+    inside.path(_points(frame, panel.main, panel.steps), "main")
+    _marks(over, frame, shared, panel)
     readout = Readout(
         panel.name or panel.method, panel.main.steps.tolist(), panel.main.values.tolist(), color, panel.steps
     )
     title = f"{panel.method}: {shared.y_name} against {shared.x_name}"
     name = html.escape(panel.method)
     return (
-        f'<div class="panel"><div class="head"><b style="color:{color}" title="{name}">{name}</b>'
+        f'<div class="panel" style="--own:{color}"><div class="head"><b title="{name}">{name}</b>'
         f"<span>{panel.value}</span></div>"
         f"{plot(frame, title, back + clipped(frame, inside.body()) + over.body(), [readout])}</div>\n"
     )
 
 
-def _marks(over: Drawing, frame: Frame, shared: Axes, panel: Panel, color: str) -> None:
+def _marks(over: Drawing, frame: Frame, shared: Axes, panel: Panel) -> None:
     """Draw dots, arrows at the edge for sections of the curve outside of the axes, and crosses."""
     beyond = ""
     for x, y in zip(panel.main.steps.tolist(), panel.main.values.tolist(), strict=True):
         side = "" if frame.y.contains(y) or math.isnan(y) else "up" if y > frame.y.high else "down"
         if side and side != beyond:
-            over.arrow(frame.x.clamped(x), frame.y.end + 4 if side == "up" else frame.y.start - 4, side, color)
+            over.arrow(frame.x.clamped(x), frame.y.end + 4 if side == "up" else frame.y.start - 4, side)
         elif shared.dots and not side and not math.isnan(y):
-            over.dot(frame.x.place(x), frame.y.place(y), 2.2, "dot", color)
+            over.dot(frame.x.place(x), frame.y.place(y), 2.2, "dot")
         beyond = side
     for x, y in panel.crosses:
         cx, cy = short(frame.x.clamped(x)), short(frame.y.clamped(y))
-        over.add(f'<path class="cross" d="M{cx} {cy}m-4-4l8 8m0-8l-8 8" style="stroke:{color}"/>')
+        over.add(f'<path class="cross" d="M{cx} {cy}m-4-4l8 8m0-8l-8 8"/>')
 
 
 def _points(frame: Frame, curve: Curve, steps: bool) -> list[tuple[float, float]]:

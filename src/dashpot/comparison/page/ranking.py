@@ -6,8 +6,10 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 
+from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
+from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.scales import Scale, padded, robust_limits
 from dashpot.comparison.page.view import Section, View, note, table
 from dashpot.utils.format import counted, duration
@@ -16,7 +18,7 @@ ROWS = 40
 """Largest number of methods in a drawing; more methods need several drawings, which fit on printed pages."""
 MOST_DOTS = 400
 """Number of single scores in a drawing above which they are omitted."""
-WIDE, NARROW = 760.0, 360.0
+WIDE, NARROW = 900.0, 360.0
 ROW, TALL_ROW = 26.0, 40.0
 GROUP = 24.0
 NAME, VALUE = 150.0, 128.0
@@ -58,16 +60,20 @@ def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str)
     places = Scale(len(ranked) + 0.5, 0.5, bottom, HEAD)
     frame = Frame(width, bottom + AXIS, scale, places, view.score_name, "place")
     drawing = Drawing()
-    drawing.text(0, 11, "tie group, method", "name")
-    drawing.text(width - 2, 11, "mean ± 95 %" if _has_limits(view) else "score", "name", "end")
-    _groups(drawing, ranked, row, width)
+    limits = _has_limits(view)
+    drawing.text(0, 11, "tie group, method" if limits else "method", "name")
+    drawing.text(width - 2, 11, "mean ± 95 %" if limits else "score", "name", "end")
+    if limits:
+        _groups(drawing, ranked, row, width)
     _axis(drawing, view, scale, bottom, width)
     series: list[Readout] = []
     dots = sum(len(method.scores) for method in ranked) <= MOST_DOTS
     for index, method in enumerate(ranked):
         middle = places.place(index + 1) + (0 if wide else 8)
-        _row(drawing, view, method, scale, middle, dots=dots)
-        _words(drawing, view, method, middle if wide else middle - 17, width, LONGEST[kind])
+        own = Drawing()
+        _row(own, method, scale, middle, dots=dots)
+        _words(own, view, method, middle if wide else middle - 17, width, LONGEST[kind])
+        drawing.colored(view.color(method.name), own)
         series += _readouts(view, method, index + 1, dots=dots)
     title = f"{view.score_name} of all methods, best first"
     return plot(frame, title, drawing.body(), series if wide else (), kind)
@@ -109,28 +115,27 @@ def _axis(drawing: Drawing, view: View, scale: Scale, bottom: float, width: floa
     drawing.text((scale.start + scale.end) / 2, bottom + 33, f"{view.score_name}, better {better}", "name", "middle")
 
 
-def _row(drawing: Drawing, view: View, method: MethodFinding, scale: Scale, y: float, *, dots: bool) -> None:
+def _row(drawing: Drawing, method: MethodFinding, scale: Scale, y: float, *, dots: bool) -> None:
     """Draw the seeds, the interval and the mean of a method; arrows mark values beyond the axis."""
-    color = view.color(method.name)
     mean = method.mean
     assert mean is not None
     for score in method.scores if dots else ():
         if scale.contains(score):
-            drawing.dot(scale.place(score), y, 2.6, "seed", color)
+            drawing.dot(scale.place(score), y, 2.6, "seed")
     outside = {"left": any(s < scale.low for s in method.scores), "right": any(s > scale.high for s in method.scores)}
     for side, found in outside.items():
         if found:
-            drawing.arrow(scale.start + 5 if side == "left" else scale.end - 5, y, side, color)
+            drawing.arrow(scale.start + 5 if side == "left" else scale.end - 5, y, side)
     if math.isfinite(mean.low) and math.isfinite(mean.high):
-        drawing.line(scale.clamped(mean.low), y, scale.clamped(mean.high), y, "interval", color)
+        drawing.line(scale.clamped(mean.low), y, scale.clamped(mean.high), y, "interval")
     if scale.contains(mean.estimate):
-        drawing.dot(scale.place(mean.estimate), y, 4.6, "mean", color)
+        drawing.dot(scale.place(mean.estimate), y, 4.6, "mean")
 
 
 def _words(drawing: Drawing, view: View, method: MethodFinding, y: float, width: float, longest: int) -> None:
     """Write the name of a method and its score."""
     name = method.name if len(method.name) <= longest else f"{method.name[: longest - 1]}…"
-    drawing.text(GROUP + 4, y + 4, name, "method", color=view.color(method.name))
+    drawing.text(GROUP + 4, y + 4, name, "method")
     assert method.mean is not None
     value = f"{view.score(method.mean.estimate)} {view.half_width(method.mean)}".strip()
     drawing.text(width - 2, y + 4, value, "value", "end")
@@ -151,44 +156,57 @@ def _legend(view: View, ranked: Sequence[MethodFinding]) -> str:
     """Return the explanation of the chart."""
     if not ranked:
         return note("No method has a score.")
-    parts = [f"Large dot: mean over {counted(len(view.findings.seeds), 'seed')}; small dots: single seeds."]
-    methods = {method.mean.method for method in ranked if method.mean is not None and method.mean.method}
-    if _has_limits(view):
-        kind = f" ({', '.join(sorted(methods))})" if methods else ""
-        parts.append(f"Line: 95 % confidence interval of the mean{kind}.")
-    if any(count > 1 for _, _, count in _spans(ranked)):
-        parts.append("Brackets and shades: tie groups, whose methods are not separated from the best of the group.")
     low, high = _limits(view)
-    if any(score < low or score > high for method in ranked for score in method.scores):
-        parts.append("Arrows: values beyond the axis.")
+    beyond = any(score < low or score > high for method in ranked for score in method.scores)
+    arrows = "Arrows: values beyond the axis." if beyond else ""
+    if not _has_limits(view):
+        return note(f"Scores of {counted(len(view.findings.seeds), 'seed')}, without intervals.", arrows)
+    kinds = sorted({method.mean.method for method in ranked if method.mean is not None and method.mean.method})
+    kind = f" ({', '.join(kinds)})" if kinds else ""
+    parts = [
+        f"Large dot: mean over {counted(len(view.findings.seeds), 'seed')}; small dots: single seeds.",
+        f"Line: 95 % confidence interval of the mean{kind}.",
+    ]
+    if any(count > 1 for _, _, count in _spans(ranked)):
+        parts.append("Brackets: tie groups, whose methods are not separated from the best of the group.")
     parts.append("Comparisons of two methods use the differences of each seed, which vary less than the scores.")
-    return note(*parts)
+    return note(*parts, arrows)
 
 
 def _notes(view: View) -> str:
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in view.findings.notes)
+    items = "".join(f"<li>{html.escape(unbroken(text))}</li>" for text in view.findings.notes)
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
 def _table(view: View) -> str:
-    rule = view.findings.results.rule
-    header = ["method", "tie group", view.score_name, "± 95 %", "sd", "difference to best"]
-    columns = [_group, _mean, _width, _sd, _to_best]
-    if rule.target is not None:
-        header.append(f"steps to {rule.target:g}")
-        columns.append(_steps)
-    if any("cpu_s" in method.cost for method in view.methods):
-        header.append("CPU time")
-        columns.append(lambda _, method: duration(method.cost["cpu_s"]) if "cpu_s" in method.cost else "–")
-    if any(set(method.counts) - {"done"} for method in view.methods):
-        header.append("runs")
-        columns.append(_runs)
-    rows = [[view.named(method.name), *(column(view, method) for column in columns)] for method in view.methods]
-    return table(header, rows, "ranking")
+    """Return the table of all methods, whose columns without any value are omitted."""
+    target = view.findings.results.rule.target
+    columns = {
+        "tie group": _group,
+        view.score_name: _mean,
+        "± 95 %": _width,
+        "sd": _sd,
+        "difference to best": _to_best,
+        "" if target is None else f"steps to {general(target, 6)}": _steps,
+        "CPU time": _cpu,
+        "runs": _runs if any(set(method.counts) - {"done"} for method in view.methods) else _nothing,
+    }
+    cells = {name: [column(view, method) for method in view.methods] for name, column in columns.items()}
+    shown = {name: column for name, column in cells.items() if set(column) != {"–"}}
+    rows = [[view.named(method.name), *row] for method, *row in zip(view.methods, *shown.values(), strict=True)]
+    return table(map(html.escape, ["method", *shown]), rows, "ranking")
 
 
-def _group(_: View, method: MethodFinding) -> str:
-    return "–" if method.group is None else str(method.group)
+def _nothing(*_: object) -> str:
+    return "–"
+
+
+def _cpu(_: View, method: MethodFinding) -> str:
+    return duration(method.cost["cpu_s"]) if "cpu_s" in method.cost else "–"
+
+
+def _group(view: View, method: MethodFinding) -> str:
+    return str(method.group) if method.group is not None and _has_limits(view) else "–"
 
 
 def _mean(view: View, method: MethodFinding) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dashpot.comparison.page.number_text import bare
+
 Array = npt.NDArray[np.float64]
 
 FENCE = 3.0
@@ -56,7 +58,7 @@ class Scale:
         >>> Scale(0.0, 1200.0, 0, 1).ticks(4)
         [(0.0, '0'), (500.0, '500'), (1000.0, '1000')]
         >>> [label for _, label in Scale(0.3, 25.0, 0, 1, log=True).ticks()]
-        ['0.5', '1', '2', '5', '10', '20']
+        ['.5', '1', '2', '5', '10', '20']
         """
         return _log_ticks(self.low, self.high, most) if self.log else _linear_ticks(self.low, self.high, most)
 
@@ -80,17 +82,17 @@ def _log_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
             break
     else:
         inside = inside[:: -(-len(inside) // most)]
-    return [(value, f"{value:g}") for value in inside]
+    return [(value, bare(f"{value:g}")) for value in inside]
 
 
 def _label(value: float, places: int) -> str:
-    """Return a number with a typographic minus sign.
+    """Return the label of a tick.
 
-    >>> _label(-0.002, 3), _label(2e7, 0)
-    ('−0.002', '2e+07')
+    >>> _label(-0.002, 3), _label(0.0, 3), _label(2e7, 0)
+    ('−.002', '0', '2e+07')
     """
-    text = f"{value:.{places}f}" if abs(value) < 1e6 else f"{value:g}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    text = "0" if value == 0 else f"{value:.{places}f}" if abs(value) < 1e6 else f"{value:g}"
+    return bare(text)
 
 
 def padded(low: float, high: float, *, log: bool = False) -> tuple[float, float]:

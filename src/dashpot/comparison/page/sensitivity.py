@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from dashpot.comparison.findings import MethodFinding
+from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.panels import Axes, Panel, small_multiples
 from dashpot.comparison.page.scales import padded, robust_limits
 from dashpot.comparison.page.view import Section, View, folded, note, table
@@ -57,7 +58,7 @@ def _table(view: View, factors: list[float]) -> str:
         for method in view.methods
         if method.sensitivity
     ]
-    return folded("Changes as numbers", table(["method", *(f"× {factor:g}" for factor in factors)], rows))
+    return folded("Changes as numbers", table(["method", *(f"× {general(factor)}" for factor in factors)], rows))
 
 
 def _cell(view: View, method: MethodFinding, factor: float) -> str:

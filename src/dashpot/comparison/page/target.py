@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from dashpot.comparison.findings import MethodFinding
+from dashpot.comparison.page.number_text import bare, general
 from dashpot.comparison.page.panels import Axes, Panel, small_multiples
 from dashpot.comparison.page.view import Section, View, note, table
 from dashpot.comparison.results import Curve
@@ -23,9 +24,9 @@ def target(view: View) -> Section | None:
     known = [method for method in view.methods if method.survival is not None]
     if rule.target is None or not known:
         return None
-    title = f"Steps to the target: {rule.metric} {rule.target:g}"
+    title = f"Steps to the target: {rule.metric} {general(rule.target, 6)}"
     if not any(method.reached for method in known):
-        text = f"<p>No run reached the target {rule.metric} of {rule.target:g}.</p>"
+        text = f"<p>No run reached the target {rule.metric} of {general(rule.target, 6)}.</p>"
         return Section("target", title, text)
     return Section("target", title, _charts(view) + _table(view))
 
@@ -87,8 +88,9 @@ def ratio_text(ratio: Interval) -> str:
     """Return a ratio with its limits.
 
     >>> ratio_text(Interval(1.2, 0.9, float("inf")))
-    '1.20 (0.90 to ∞)'
+    '1.20 (.90 to ∞)'
     """
-    low, high = (f"{end:.2f}" if math.isfinite(end) else "∞" for end in (ratio.low, ratio.high))
-    estimate = f"{ratio.estimate:.2f}" if math.isfinite(ratio.estimate) else "∞"
+    estimate, low, high = (
+        bare(f"{value:.2f}") if math.isfinite(value) else "∞" for value in (ratio.estimate, ratio.low, ratio.high)
+    )
     return f"{estimate} ({low} to {high})"

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.panels import Axes, Panel, small_multiples
 from dashpot.comparison.page.scales import LOG_RATIO, padded, quantile_limits
 from dashpot.comparison.page.seed_curves import FEW, curves_of, mean_curve, range_curves, smoothed, thin
-from dashpot.comparison.page.view import Section, View, fixed, folded, note
+from dashpot.comparison.page.view import Section, View, folded, note
 from dashpot.comparison.results import Curve, JudgedRun
 
 _TITLES = {"train loss": "Training loss"}
@@ -29,7 +30,8 @@ def training(view: View) -> Iterator[Section]:
         if name != score and "loss" in name
     ]
     if any(parts):
-        yield Section("training", "Score during training", "\n".join(filter(None, parts)))
+        title = f"{(score or 'curves').capitalize()} during training"
+        yield Section("training", title, "\n".join(filter(None, parts)))
 
 
 def _score(view: View, name: str) -> str:
@@ -47,7 +49,7 @@ def _score(view: View, name: str) -> str:
     log = rule.metric == "loss" and low > 0 and high > LOG_RATIO * low
     target = rule.target if name.startswith("validation") or rule.split == "train" else None
     shared = Axes((0, last), padded(low, high, log=log), "steps", name, log_y=log, line=target, dots=True)
-    lines = [] if target is None else [f"Dashed line: target {target:g}."]
+    lines = [] if target is None else [f"Dashed line: target {general(target, 6)}."]
     return small_multiples(view, "score", shared, panels, rest=True) + note(*_explained(view), *lines)
 
 
@@ -100,7 +102,7 @@ def _panel(view: View, method: str, name: str, *, smooth: bool) -> Panel:
     main = mean_curve(curves)
     diverged = [run for run in runs if run.status == "diverged" and name in run.curves]
     paths = [path for run in diverged if len((path := _finite(run, name)).steps)]
-    value = fixed(float(main.values[-1]), view.places) if len(main.values) else _status(runs)
+    value = view.score(float(main.values[-1])) if len(main.values) else _status(runs)
     return Panel(
         method=method,
         main=main,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dashpot.comparison.findings import MethodFinding
+from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.panels import Axes, Panel, small_multiples
 from dashpot.comparison.page.scales import padded, robust_limits
 from dashpot.comparison.page.view import Section, View, folded, note, table
@@ -69,7 +70,7 @@ def _selected(view: View, trials: Sequence[TuningTrial]) -> str:
 
 
 def _setting(trial: TuningTrial, name: str) -> str:
-    return f"{trial.values[name]:.3g}" if name in trial.values else "–"
+    return general(trial.values[name]) if name in trial.values else "–"
 
 
 def _table(view: View, trials: Sequence[TuningTrial]) -> str:

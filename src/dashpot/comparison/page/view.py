@@ -5,19 +5,15 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dashpot.comparison.findings import Findings, MethodFinding
+from dashpot.comparison.page.number_text import score, signed
 from dashpot.figures.charts import legend_entry, swatch
 from dashpot.figures.method_styles import Style
 from dashpot.figures.palette import css_color
-from dashpot.figures.style import DASHES
 from dashpot.stats import Interval
-
-MINUS = "\N{MINUS SIGN}"
-MOST_PLACES = 6
 
 
 class Section(NamedTuple):
@@ -53,14 +49,13 @@ class View:
         rule = self.findings.results.rule
         return f"{rule.split} {rule.metric}"
 
+    def at(self, prefix: str) -> View:
+        """Return the view with another prefix of ids."""
+        return replace(self, prefix=f"{prefix}-")
+
     def color(self, method: str) -> str:
         """Return the CSS color of a method."""
         return css_color(self.styles[method].hue.light)
-
-    def dashes(self, method: str) -> str:
-        """Return the dash pattern of the line of a method, for SVG."""
-        pattern = DASHES[self.styles[method].dash]
-        return "" if pattern == "solid" else " ".join(f"{1.8 * length:g}" for length in pattern[1])
 
     def named(self, method: str) -> str:
         """Return the name of a method in HTML, after a sample of its line."""
@@ -68,20 +63,17 @@ class View:
         return f'<span class="named" title="{name}">{swatch(legend_entry(method, self.styles[method]))} {name}</span>'
 
     @property
-    def places(self) -> int:
-        """Number of decimals of scores: two significant digits of the median half-width of the intervals."""
-        means = [method.mean for method in self.methods if method.mean is not None]
-        widths = [(mean.high - mean.low) / 2 for mean in means]
-        return _places(widths) or _places(abs(mean.estimate) * 0.01 for mean in means) or 4
+    def _like(self) -> float | None:
+        """Score whose size determines the format of all scores."""
+        return next((method.mean.estimate for method in self.methods if method.mean is not None), None)
 
     def score(self, value: float | None) -> str:
         """Return a score as text."""
-        return fixed(value, self.places)
+        return score(value, self._like)
 
     def signed(self, value: float) -> str:
         """Return a difference of scores as text."""
-        text = self.score(value)
-        return text if text.startswith(MINUS) or not math.isfinite(value) else f"+{text}"
+        return signed(value, self._like)
 
     def span(self, interval: Interval) -> str:
         """Return the limits of a difference as text, or nothing for infinite limits."""
@@ -94,25 +86,6 @@ class View:
         if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
             return ""
         return f"± {self.score((interval.high - interval.low) / 2)}"
-
-
-def _places(widths: Iterable[float]) -> int:
-    known = [width for width in widths if width > 0 and math.isfinite(width)]
-    return min(MOST_PLACES, max(0, 1 - math.floor(math.log10(median(known))))) if known else 0
-
-
-def fixed(value: float | None, places: int) -> str:
-    """Return a number with a fixed number of decimals.
-
-    >>> fixed(-0.12345, 3), fixed(1e9, 2), fixed(None, 2), fixed(float("inf"), 2)
-    ('−0.123', '1e+09', '–', '∞')
-    """
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else f"{MINUS}∞"
-    text = f"{value:.{places}f}" if abs(value) < 1e6 else f"{value:.4g}"
-    return text.replace("-", MINUS)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:

@@ -6,12 +6,13 @@ import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import Findings
 from dashpot.comparison.page.cost import cost
 from dashpot.comparison.page.download import link
 from dashpot.comparison.page.folded_parts import command, folded_parts
 from dashpot.comparison.page.pairs import pairs
-from dashpot.comparison.page.profile import profile
+from dashpot.comparison.page.profile import lead, overview
 from dashpot.comparison.page.ranking import ranking
 from dashpot.comparison.page.sensitivity import sensitivity
 from dashpot.comparison.page.target import target
@@ -63,7 +64,8 @@ def render_page(findings: Sequence[Findings]) -> str:
         title=f"{title}: {counted(len(names), 'method')} compared"
         if len(names) > 1
         else f"{title}: {next(iter(names))}",
-        overview=_section("", section, "h2") if several and (section := profile(views)) else "",
+        lead=lead(views) if several else unbroken(findings[0].headline),
+        overview=_section("", overview(views), "h2") if several else "",
         tasks=[_task(view, heading=several) for view in views],
         command=commands,
         download=link(findings, f"dashpot-{title}"),
@@ -76,7 +78,7 @@ def _task(view: View, *, heading: bool) -> dict[str, object]:
     return {
         "key": view.prefix,
         "title": found.results.task if heading else "",
-        "headline": found.headline,
+        "headline": unbroken(found.headline),
         "description": found.results.description.rstrip("."),
         "sections": [_section(view.prefix, section, "h3" if heading else "h2") for section in _sections(view)],
     }

@@ -1,0 +1,52 @@
+"""Text of numbers on a page: typographic minus signs, and no zero before the decimal point, as in the headline."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from dashpot.comparison.score_text import score_text
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def bare(text: str) -> str:
+    """Return text whose numbers have no leading zero and a typographic minus sign.
+
+    >>> bare("-0.25 to 10.05"), bare("1e-09"), bare("x-0.1")
+    ('−.25 to 10.05', '1e−09', 'x-.1')
+    """
+    text = re.sub(r"(?<![\w.])-(?=[\d.])|(?<=\de)-(?=\d)", MINUS, text)
+    return re.sub(r"(?<![\d.])0(?=\.\d)", "", text)
+
+
+def general(value: float, digits: int = 3) -> str:
+    """Return a number with significant digits.
+
+    >>> general(0.01), general(1200.0, 6), general(float("inf"))
+    ('.01', '1200', '∞')
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    return bare(f"{value:.{digits}g}")
+
+
+def score(value: float | None, like: float | None = None) -> str:
+    """Return a score in the format of `score_text`; a dash without one.
+
+    >>> score(-0.0042, like=0.88), score(None), score(float("inf"))
+    ('−.0042', '–', '∞')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    return general(value) if math.isinf(value) else bare(score_text(value, like))
+
+
+def signed(value: float, like: float | None = None) -> str:
+    """Return a difference of scores with its sign.
+
+    >>> signed(0.0042, like=0.88), signed(-0.0042, like=0.88), signed(0.0)
+    ('+.0042', '−.0042', '.0000')
+    """
+    text = score(value, like)
+    return f"+{text}" if value > 0 and math.isfinite(value) and re.search("[1-9]", text) else text
