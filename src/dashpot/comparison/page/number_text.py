@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from dashpot.comparison.score_text import score_text
+from dashpot.stats.verdicts import number
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -31,22 +31,22 @@ def general(value: float, digits: int = 3) -> str:
     return bare(f"{value:.{digits}g}")
 
 
-def score(value: float | None, like: float | None = None) -> str:
-    """Return a score in the format of `score_text`; a dash without one.
+def score(value: float | None, decimals: int) -> str:
+    """Return a score as the headline formats it; a dash without one.
 
-    >>> score(-0.0042, like=0.88), score(None), score(float("inf"))
+    >>> score(-0.0042, 4), score(None, 4), score(float("inf"), 4)
     ('−.0042', '–', '∞')
     """
     if value is None or math.isnan(value):
         return "–"
-    return general(value) if math.isinf(value) else bare(score_text(value, like))
+    return general(value) if math.isinf(value) else bare(number(value, decimals))
 
 
-def signed(value: float, like: float | None = None) -> str:
+def signed(value: float, decimals: int) -> str:
     """Return a difference of scores with its sign.
 
-    >>> signed(0.0042, like=0.88), signed(-0.0042, like=0.88), signed(0.0)
+    >>> signed(0.0042, 4), signed(-0.0042, 4), signed(0.0, 4)
     ('+.0042', '−.0042', '.0000')
     """
-    text = score(value, like)
+    text = score(value, decimals)
     return f"+{text}" if value > 0 and math.isfinite(value) and re.search("[1-9]", text) else text

@@ -169,6 +169,8 @@ def _legend(view: View, ranked: Sequence[MethodFinding]) -> str:
     ]
     if any(count > 1 for _, _, count in _spans(ranked)):
         parts.append("Brackets: tie groups, whose methods are not separated from the best of the group.")
+    if len(list(_spans(ranked))) > len({method.group for method in ranked}):
+        parts.append("The scores of a method further down than its group vary too much for a verdict.")
     parts.append("Comparisons of two methods use the differences of each seed, which vary less than the scores.")
     return note(*parts, arrows)
 

@@ -6,10 +6,12 @@ import html
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from dashpot.comparison.findings import Findings, MethodFinding
 from dashpot.comparison.page.number_text import score, signed
+from dashpot.comparison.score_text import score_decimals
 from dashpot.figures.charts import legend_entry, swatch
 from dashpot.figures.method_styles import Style
 from dashpot.figures.palette import css_color
@@ -62,18 +64,17 @@ class View:
         name = html.escape(method)
         return f'<span class="named" title="{name}">{swatch(legend_entry(method, self.styles[method]))} {name}</span>'
 
-    @property
-    def _like(self) -> float | None:
-        """Score whose size determines the format of all scores."""
-        return next((method.mean.estimate for method in self.methods if method.mean is not None), None)
+    @cached_property
+    def _decimals(self) -> int:
+        return score_decimals(self.methods)
 
     def score(self, value: float | None) -> str:
         """Return a score as text."""
-        return score(value, self._like)
+        return score(value, self._decimals)
 
     def signed(self, value: float) -> str:
         """Return a difference of scores as text."""
-        return signed(value, self._like)
+        return signed(value, self._decimals)
 
     def span(self, interval: Interval) -> str:
         """Return the limits of a difference as text, or nothing for infinite limits."""
