@@ -37,7 +37,7 @@ def hold_out(owner: str, images: Images, size: int, *, drawn_by: str | None) -> 
         owner: Name of the task, for the error message.
         images: The data set.
         size: Number of validation examples, in [0, number of training examples).
-        drawn_by: Name of the data set for `drawn_rows`; None takes the last training examples.
+        drawn_by: Name of the data set for `drawn_rows`; None takes the first training examples.
 
     Raises:
         ArgumentError: If `size` is out of range.
@@ -45,7 +45,7 @@ def hold_out(owner: str, images: Images, size: int, *, drawn_by: str | None) -> 
     >>> pixels = np.zeros((6, 1, 1), np.uint8)
     >>> parts = hold_out("doc", Images(pixels[:4], np.arange(4), pixels[4:], np.arange(2)), 1, drawn_by=None)
     >>> parts.train.labels, parts.validation.labels, parts.test.labels
-    (array([0, 1, 2]), array([3]), array([0, 1]))
+    (array([1, 2, 3]), array([0]), array([0, 1]))
     """
     count = len(images.train_labels)
     check(owner, "validation_size", size, Interval(0, count, "left", integer=True))
@@ -53,7 +53,7 @@ def hold_out(owner: str, images: Images, size: int, *, drawn_by: str | None) -> 
     if size == 0:
         return Parts(train, None, test)
     held = np.zeros(count, bool)
-    held[slice(count - size, None) if drawn_by is None else drawn_rows(drawn_by, count, size)] = True
+    held[slice(size) if drawn_by is None else drawn_rows(drawn_by, count, size)] = True
     kept, validation = (Part(train.images[rows], train.labels[rows]) for rows in (~held, held))
     return Parts(kept, validation, test)
 

@@ -35,8 +35,10 @@ def task(
 ) -> Task:
     """Return the digits task, evaluated by cross-entropy and accuracy.
 
-    The last `validation_size` of the 1500 training digits are the evaluation data, and the 297 evaluation digits are
-    the test data. Most digits of both come from forms without training images.
+    The first `validation_size` of the 1500 training digits are the evaluation data, and the 297 evaluation digits are
+    the test data. Most digits of both come from forms without training images, and both are equally hard: the nearest
+    training image has the correct label for 95.0 % of the validation digits and 93.6 % of the test digits. For the last
+    300 training digits, the share would be 99.3 %.
 
     The data are included in dashpot. Pixel values 0 to 16 are scaled to [-1, 1]. The seed determines the initial
     weights and, with `shuffle`, the order of the images.
