@@ -48,7 +48,7 @@ class Timer(Callback):
 def milliseconds(callbacks: Sequence[Callback]) -> float:
     """Return the mean CPU time of 60 steps of AdamW on digits, after 60 others, in milliseconds."""
     timer = Timer()
-    learner = Learner.of(tasks.get("digits").build(0), dp.AdamW, lr=0.01, engine=Engine("cpu"))
+    learner = Learner.of(tasks.get("digits", validation_size=0).build(0), dp.AdamW, lr=0.01, engine=Engine("cpu"))
     learner.fit(4, evaluate=False, callbacks=[*callbacks, timer])
     return 1e3 * (timer.times[-1] - timer.times[-61]) / 60
 
@@ -86,7 +86,7 @@ def published() -> str:
 
 def on_digits(method: Callable[..., dp.Optimizer]) -> Dynamics:
     """Return the dynamics of the first steps on digits in float64 at lr .01."""
-    problem = tasks.get("digits").build(0)
+    problem = tasks.get("digits", validation_size=0).build(0)
     model = problem.model.double()
     optimizer = method(model.named_parameters(), lr=0.01)
     with record_steps(optimizer) as recording:
@@ -114,7 +114,9 @@ def fashion_mnist() -> str:
     """Return the table of runs of 3 epochs in float32 at lr .001."""
     columns = {}
     for name, method in RUNS.items():
-        learner = Learner.of(tasks.get("fashion-mnist").build(0), method, lr=1e-3, engine=Engine("cpu"))
+        learner = Learner.of(
+            tasks.get("fashion-mnist", validation_size=0).build(0), method, lr=1e-3, engine=Engine("cpu")
+        )
         recorder = StepDynamics(elements=256)
         learner.fit(3, callbacks=[recorder])
         accuracy = learner.history[-1]["eval"]["accuracy"]

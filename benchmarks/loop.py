@@ -162,7 +162,7 @@ def clocks() -> Seconds:
 def measured(name: str, stream: TextIO, rounds: int) -> list[Row]:
     """Measure the learner and both plain loops; the first round is a warm-up."""
     size, turn = CASES[name]
-    problem = tasks.get(name, batch_size=size).build(0)
+    problem = tasks.get(name, batch_size=size, validation_size=0).build(0)
     data = problem.train
     assert isinstance(data, Batches)
     problem.train = Batches(data.x[: STEPS * size], data.y[: STEPS * size], size)

@@ -83,7 +83,7 @@ CASES = [
 def task_of(name: str, batch: int, data_dir: str | None) -> tasks.Task:
     if name == "gpt":
         return char_transformer.task(data_dir=data_dir, batch_size=batch, steps=10**6)
-    return tasks.get(name.partition("/")[0], batch_size=batch, shuffle=True)
+    return tasks.get(name.partition("/")[0], batch_size=batch, shuffle=True, validation_size=0)
 
 
 def problem_of(case: Case, batch: int, seed: int, data_dir: str | None) -> Problem:

@@ -209,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     blocks = 1 if options.quick else options.blocks
     makers: dict[str, Callable[[], Problem]] = {
-        "fashion-mnist": lambda: tasks.get("fashion-mnist", data_dir=options.data_dir).build(0),
+        "fashion-mnist": lambda: tasks.get("fashion-mnist", validation_size=0, data_dir=options.data_dir).build(0),
         "char-transformer": lambda: char_transformer.task(data_dir=options.text).build(0),
     }
     wanted = [name for name in options.tasks if name != "char-transformer" or options.text]

@@ -18,7 +18,7 @@ def run(name):
 
 def test_plain_pytorch(capsys):
     example = run("plain_pytorch")
-    assert "after 120 steps; resumed run identical: True" in capsys.readouterr().out
+    assert "after 96 steps; resumed run identical: True" in capsys.readouterr().out
     assert example["same"]
     assert example["accuracy"] > 0.85
 

@@ -124,7 +124,7 @@ def denominators_on_digits(seed: int, steps: int) -> Tensor:
     """Return the denominators sqrt(s^) + eps of all weights of the digits network after `steps` steps of Adam."""
     from dashpot import tasks
 
-    problem = tasks.get("digits").build(seed)
+    problem = tasks.get("digits", validation_size=0).build(seed)
     optimizer = Adam(problem.model.parameters(), lr=3e-3, engine="eager")
     train = cast(Stream, problem.train)
     epochs = itertools.chain.from_iterable(train.epoch(number) for number in itertools.count())

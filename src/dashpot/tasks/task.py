@@ -155,7 +155,8 @@ class Task:
         config: All settings that distinguish this task from others with the same name, such as the batch size, the
             options and the checksum of the data, as JSON-serializable data. `config` is part of every record.
         margin: Largest difference of the target metric (without target: of the score) that is practically irrelevant, a
-            positive number, or None. Two methods are equivalent if their difference is certainly smaller.
+            positive number, or None. Two methods are equivalent if the confidence interval of their difference lies
+            between -margin and margin.
 
     Raises:
         ArgumentError: If an argument is out of range or has the wrong type.

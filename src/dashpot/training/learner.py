@@ -120,7 +120,7 @@ class Learner:
         >>> learner = Learner.of(problem, dp.AdamW, lr=0.01, engine=Engine("cpu"))
         >>> learner.fit(2)
         >>> len(learner.history), learner.steps, learner.history[-1]["eval"]["accuracy"] > 0.7
-        (2, 60, True)
+        (2, 48, True)
     """
 
     def __init__(
@@ -346,7 +346,7 @@ class Learner:
             >>> problem = tasks.get("digits").build(seed=0)
             >>> learner = Learner.of(problem, SGD, lr=0.1, engine=Engine("cpu"))
             >>> learner.predict(problem.evaluation).shape, learner.predict([problem.evaluation.x[:2]]).shape
-            (torch.Size([297, 10]), torch.Size([2, 10]))
+            (torch.Size([300, 10]), torch.Size([2, 10]))
         """
         return inference.predict(self, data, labelled)
 

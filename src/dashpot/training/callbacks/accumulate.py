@@ -33,7 +33,7 @@ class Accumulate(Callback):
         >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
         >>> learner.fit(1, callbacks=[Accumulate(4)])
         >>> len(learner.train), learner.steps
-        (30, 8)
+        (24, 6)
     """
 
     order: ClassVar[int] = -20

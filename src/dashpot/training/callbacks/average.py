@@ -211,7 +211,7 @@ class EMA(AveragedWeights):
         >>> ema = EMA(decay=0.99)
         >>> learner.fit(2, callbacks=[ema])
         >>> ema.count, learner.history[-1]["eval"]["accuracy"] > 0.5
-        (60, True)
+        (48, True)
     """
 
     def __init__(self, decay: float = 0.999, *, warmup: bool = True, buffers: str = "copy", keep: bool = True) -> None:

@@ -122,7 +122,7 @@ class Checkpoints(Callback):
         ...     learner = Learner.of(tasks.get("digits").build(seed=0), dp.AdamW, lr=0.01)
         ...     learner.fit(1, callbacks=[Checkpoints(folder)])
         ...     latest(folder).name, read_newest(folder)["progress"]["position"]
-        ('step-00000030-00001.ckpt', [1, 0])
+        ('step-00000024-00001.ckpt', [1, 0])
     """
 
     order: ClassVar[int] = 90

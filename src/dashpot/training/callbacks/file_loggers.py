@@ -174,8 +174,7 @@ class JSONLines(FileLogger):
         ...     print(Path(folder, "log.jsonl").read_text())
         {"kind":"step","epoch":1,"step":10,"loss":...,"lr":0.01}
         {"kind":"step","epoch":1,"step":20,"loss":...,"lr":0.01}
-        {"kind":"step","epoch":1,"step":30,"loss":...,"lr":0.01}
-        {"kind":"epoch","epoch":1,"step":30,"train":{"loss":...,"accuracy":...},"eval":{...},"lr":0.01,"seconds":...}
+        {"kind":"epoch","epoch":1,"step":24,"train":{"loss":...,"accuracy":...},"eval":{...},"lr":0.01,"seconds":...}
         <BLANKLINE>
     """
 
@@ -221,8 +220,8 @@ class CSV(FileLogger):
         ...     learner.fit(2, callbacks=[CSV(Path(folder, "log.csv"))])
         ...     print(Path(folder, "log.csv").read_text())
         epoch,step,train_loss,train_accuracy,eval_loss,eval_accuracy,lr,seconds
-        1,30,...,0.01,...
-        2,60,...,0.01,...
+        1,24,...,0.01,...
+        2,48,...,0.01,...
         <BLANKLINE>
     """
 

@@ -61,16 +61,16 @@ class Recorder(Callback):
         >>> from dashpot.schedules import Cosine
         >>> from dashpot.training import Engine, Learner
         >>> def make(params, lr):
-        ...     return AdamW(params, lr=lr, schedule=Cosine(30))
+        ...     return AdamW(params, lr=lr, schedule=Cosine(24))
         >>> recorder = Recorder("lr", "betas[1]", "grad_norm", "state:exp_avg")
         >>> learner = Learner.of(tasks.get("digits").build(0), make, lr=0.01, engine=Engine("cpu"))
         >>> learner.fit(1, callbacks=[recorder])
         >>> sorted(recorder.values), len(recorder.values["loss"]), recorder.values["lr"][:1]
-        (['betas[1]', 'grad_norm', 'loss', 'lr', 'state:exp_avg'], 30, [0.01])
+        (['betas[1]', 'grad_norm', 'loss', 'lr', 'state:exp_avg'], 24, [0.01])
         >>> recorder = Recorder(loss=False, bias=lambda learner: learner.model[-1].bias.norm())
         >>> learner.fit(1, callbacks=[recorder])
         >>> len(recorder.values["bias"])
-        30
+        24
     """
 
     order: ClassVar[int] = 40

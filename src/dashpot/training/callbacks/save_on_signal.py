@@ -51,7 +51,7 @@ class SaveOnSignal(Callback):
         ...     checkpoints = Checkpoints(folder)
         ...     learner.fit(1, callbacks=[checkpoints, SaveOnSignal(checkpoints), Scheduler()])
         ...     sorted(path.name for path in checkpoints.folder.glob("*.ckpt"))
-        ['step-00000007-00001.ckpt', 'step-00000030-00002.ckpt']
+        ['step-00000007-00001.ckpt', 'step-00000024-00002.ckpt']
     """
 
     order: ClassVar[int] = 94

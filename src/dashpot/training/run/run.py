@@ -89,7 +89,7 @@ def start(
             train              eval
     epoch ...
     >>> result.status, len(result.run.loss)
-    ('done', 30)
+    ('done', 24)
     """
     with _seeded(settings):
         engine = _engine(settings)
