@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dashpot.tasks import Problem
 from dashpot.training.callbacks.checkpoints import best, read_newest
 from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.plan import load_task
+from dashpot.training.run.resume import trained_on_all
 from dashpot.training.state import checkpoint_file, tensor_names, weights
 from dashpot.training.state.fit_schema import check_state
 from dashpot.utils.diff import diff_data
@@ -116,6 +118,10 @@ def _problem(folder: RunFolder, settings: Settings) -> Problem:
     recorded = folder.run()
     if recorded is not None and (found := diff_data(recorded.task, dict(task.config), "task")):
         warn(f"The task of {folder.path} has changed since the run was started: {'; '.join(found)}.")
+        if trained_on_all(recorded.task, task.config):
+            task = load_task(
+                dataclasses.replace(settings, task_options={**settings.task_options, "validation_size": 0})
+            )
     return task.build(settings.seed)
 
 
