@@ -9,9 +9,10 @@ from study_support import build, toy
 
 import dashpot
 from dashpot import tasks
-from dashpot.comparison import Entry
+from dashpot.comparison import Entry, read_run
 from dashpot.comparison.published import ROWS
-from dashpot.comparison.reproduction import reproduce
+from dashpot.comparison.reproduction import PROTOCOL, reproduce
+from dashpot.data import Images, fashion_mnist
 from dashpot.errors import ArgumentError
 from dashpot.tasks import Problem
 from dashpot.training import train
@@ -140,7 +141,7 @@ def toy_task(monkeypatch):
         built.append(seed)
         return build(seed)
 
-    monkeypatch.setattr(tasks, "get", lambda name, data_dir=None: toy(name=name, build=counted))
+    monkeypatch.setattr(tasks, "get", lambda name, data_dir, validation_size: toy(name=name, build=counted))
     return built
 
 
@@ -162,15 +163,17 @@ def test_reproduce_writes_results_published_values_and_provenance(tmp_path, toy_
         "over 2 seeds",
     ):
         assert part in text
-    assert logged[0] == "Row B: EMA momentum 0.9, lr 1.25"
-    assert len(logged) == 4
+    assert logged[0] == PROTOCOL
+    assert PROTOCOL in text
+    assert logged[1] == "Row B: EMA momentum 0.9, lr 1.25"
+    assert len(logged) == 5
 
 
 def test_reproduce_does_not_repeat_finished_runs(tmp_path, toy_task):
     first = reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8")
     toy_task.clear()
     assert reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8") == first
-    assert toy_task == [0]  # one problem is built, only to compare the settings
+    assert toy_task == [0, 0]  # two problems are built, only to compare the settings
 
 
 def test_reproduce_rejects_unknown_row_before_loading_data(tmp_path, monkeypatch):
@@ -182,3 +185,16 @@ def test_reproduce_rejects_unknown_row_before_loading_data(tmp_path, monkeypatch
 def test_rows_use_dashpot_optimizers():
     for key, row in ROWS.items():
         assert isinstance(optimizer_of(key, [weight()], 10), dashpot.Optimizer), row.label
+
+
+def test_reproduce_trains_on_all_images_and_evaluates_every_epoch_on_the_test_images(tmp_path, monkeypatch):
+    """The published runs have no validation data; row A2 has five epochs."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8), rng.integers(0, 10, 60, dtype=np.uint8)
+    monkeypatch.setattr(
+        fashion_mnist, "load", lambda data_dir: Images(pixels[:50], labels[:50], pixels[50:], labels[50:])
+    )
+    reproduce(tmp_path / "out", ["A2"], seeds=1, log=lambda _: None)
+    [run] = [read_run(path) for path in (tmp_path / "out" / "A2").rglob("*seed0.jsonl")]
+    assert "validation_size" not in run.task
+    assert len(run.epochs) == len(run.loss) == 5, "one batch of 50 images in each epoch"

@@ -12,6 +12,7 @@ from dashpot.comparison.progress import StudyProgress
 from dashpot.comparison.published import ROWS, PublishedRow
 from dashpot.comparison.runner import run_study
 from dashpot.constraints import unknown
+from dashpot.data.length import length
 from dashpot.runs.entries import Entry
 from dashpot.runs.environment import machine, versions
 from dashpot.runs.files import write_text
@@ -19,6 +20,10 @@ from dashpot.runs.records import Run
 from dashpot.runs.study import Study
 from dashpot.runs.table import markdown_table
 
+PROTOCOL = (
+    "As published, the runs train on all 60 000 training images and evaluate on the 10 000 test images after every "
+    "epoch, without validation data (validation_size=0)."
+)
 HEADER = ("row", "epoch", "train accuracy (loss)", "published", "eval accuracy (loss)", "published", "difference")
 
 
@@ -35,6 +40,8 @@ def reproduce(
 ) -> Path:
     """Train rows of the published table, and write `results.md` with the published and the reproduced results.
 
+    As published, the runs use all training images and are evaluated on the test images, without validation data.
+
     Each row is a study in a subfolder of `out`. An interrupted reproduction resumes if it is called with the same
     `out`.
 
@@ -45,7 +52,7 @@ def reproduce(
         data_dir: First folder to search for Fashion-MNIST.
         threads: Number of torch threads; None leaves the number unchanged.
         progress: Function that creates the progress report of a row. Default: no report.
-        log: Function that is called with the title and with the table of each row.
+        log: Function that is called with the protocol, and with the title and the table of each row.
         command: Command line that repeats the reproduction, recorded in `results.md`.
 
     Returns:
@@ -59,13 +66,15 @@ def reproduce(
     for key in rows:
         if key not in ROWS:
             raise unknown("row", key, ROWS)
-    task = tasks.get("fashion-mnist", data_dir=data_dir)
+    task = tasks.get("fashion-mnist", data_dir=data_dir, validation_size=0)
+    steps = length(task.build(0).train)
+    log(PROTOCOL)
     sections = []
     for key in rows:
         row = ROWS[key]
         log(f"Row {key}: {row.label}")
         entry = Entry(f"row-{key}", row.make, row.lr, row.options, row.schedule)
-        study = Study(task, (entry,), tuple(range(seeds)), row.epochs, threads)
+        study = Study(task, (entry,), tuple(range(seeds)), row.epochs, threads, evaluate_every=steps)
         runs = run_study(study, out / key, progress=progress() if progress else None, command=command)
         sections.append((key, row, runs))
         log(markdown_table(HEADER, table_rows(key, row, runs)))
@@ -114,6 +123,7 @@ def _document(sections: Sequence[tuple[str, PublishedRow, Sequence[Run]]], seeds
         "\n\n".join(
             [
                 f"Ours: mean ± standard deviation over {seeds} seeds. Published: one run. Diverged runs: {diverged}.",
+                PROTOCOL,
                 labels,
                 markdown_table(HEADER, rows),
                 f"Command: `{command or 'dashpot.comparison.reproduction.reproduce(...)'}`\n\n"
