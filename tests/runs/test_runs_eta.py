@@ -14,17 +14,44 @@ from dashpot.utils.format import duration
 def test_estimate_uses_the_speed_of_this_session_only(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(eta_module.time, "perf_counter", lambda: now[0])
-    estimate = ProgressEstimate(runs=4, steps=10)
-    estimate.skip_run()  # finished in an earlier session, so not used for the speed
-    estimate.start_run(4)  # resumed after four steps
+    estimate = ProgressEstimate(items=4, steps=10)
+    estimate.total(1)  # finished in an earlier session, so not used for the speed
+    estimate.start(4)  # resumed after four steps
     assert estimate.remaining() is None
     now[0] += 6.0
     for step in range(5, 8):
         estimate.step(step)
     assert estimate.fraction == 17 / 40
     assert estimate.remaining() == pytest.approx(23 * 6.0 / 3)  # 23 steps to go, 3 steps in 6 seconds
-    estimate.finish_run()  # diverged early, so its remaining steps are not needed
+    estimate.finish()  # diverged early, so its remaining steps are not needed
     assert estimate.remaining() == pytest.approx(20 * 6.0 / 3)
+
+
+def test_estimate_adds_the_steps_of_all_workers(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(eta_module.time, "perf_counter", lambda: now[0])
+    estimate = ProgressEstimate(items=4, steps=10)
+    for worker in (1, 2):
+        estimate.start(0, worker)
+        estimate.step(5, worker)
+    now[0] = 2.0
+    assert estimate.remaining() == pytest.approx(30 * 2.0 / 10)
+    estimate.drop(2)  # its worker has died
+    assert estimate.fraction == 5 / 40
+    estimate.finish(1)
+    estimate.total(3)  # another machine has finished two items
+    assert estimate.fraction == 3 / 4
+    assert estimate.remaining() == pytest.approx(10 * 2.0 / 10)
+
+
+def test_fraction_never_exceeds_one():
+    estimate = ProgressEstimate(items=1, steps=2)
+    estimate.finish()
+    estimate.total(5)
+    estimate.start(0)
+    estimate.step(2)
+    assert estimate.fraction == 1.0
+    assert estimate.remaining() == 0.0
 
 
 @given(st.floats(0, 1e6))

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from dashpot.cli.command_words import command_line
 from dashpot.cli.first_line import print_first_line
-from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, select_task, task_spec
-from dashpot.cli.values import integer, parse_pairs
-from dashpot.constraints import unknown
-from dashpot.errors import ArgumentError
-from dashpot.runs.method_specs import MethodSpec, parse_methods
-from dashpot.utils.format import counted
-
-if TYPE_CHECKING:
-    from dashpot.runs.entries import Entry
-    from dashpot.runs.study import Study
+from dashpot.cli.study_command import compare_study
+from dashpot.cli.study_options import (
+    TUNING,
+    VERDICT,
+    Arguments,
+    Epochs,
+    EvaluateEvery,
+    Jobs,
+    Margin,
+    Out,
+    Pruner,
+    Rates,
+    Sampler,
+    Schedule,
+    Storage,
+    TargetValue,
+    Threads,
+    Tune,
+    check_counts,
+    check_margin,
+    check_threads,
+    file_name,
+    pairs,
+    parse_looks,
+    parse_rates,
+    tuning_design,
+)
+from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
+from dashpot.cli.values import integer
+from dashpot.constraints import Interval, check, unknown
+from dashpot.runs.method_specs import parse_methods
 
 TABLES = ("fashion-mnist",)
 """Published tables that `dashpot reproduce` reproduces."""
+SEEDS = 3
+"""Default number of seeds."""
 
-Epochs = Annotated[int | None, Parameter(converter=integer, help="Epochs of every run; defaults to the task's.")]
-Schedule = Annotated[
-    str | None, Parameter(help="Schedule over the whole run, e.g. cosine or 1cycle (see `dashpot schedules`).")
-]
-Threads = Annotated[int | None, Parameter(converter=integer, help="Number of torch threads.")]
-Out = Annotated[
-    Path | None, Parameter(help="Folder of records and report; rerun the command to resume an interrupted comparison.")
-]
 Seeds = Annotated[
-    int, Parameter(converter=integer, help="Number of seeds; all runs of a seed share weights and batches.")
+    int | None,
+    Parameter(converter=integer, help="Number of seeds; runs of a seed share weights and batches. [default: 3]"),
 ]
 
 
@@ -51,36 +65,74 @@ def compare(
             "defaults to a standard list."
         ),
     ] = None,
-    seeds: Seeds = 3,
+    seeds: Seeds = None,
     epochs: Epochs = None,
-    lr: Annotated[
-        list[str] | None, Parameter(help="Learning rates METHOD=VALUE, repeatable.", consume_multiple=True)
-    ] = None,
-    set: Annotated[
-        list[str] | None,
-        Parameter(help="Optimizer arguments NAME=VALUE of all methods, e.g. weight_decay=5e-4.", consume_multiple=True),
-    ] = None,
+    lr: Rates = None,
+    set: Arguments = None,
     schedule: Schedule = None,
     batch_size: BatchSize = None,
     task_options: TaskOptions = None,
-    out: Out = None,
     data_dir: DataDir = None,
+    budget: Annotated[
+        int, Parameter(converter=integer, help="Tuning trials per method; 0 uses the shipped settings.", group=TUNING)
+    ] = 0,
+    tune: Tune = None,
+    sampler: Sampler = "qmc",
+    pruner: Pruner = "none",
+    sensitivity: Annotated[
+        int | None,
+        Parameter(
+            converter=integer,
+            help="Seeds of runs at 0.1, 0.5, 2 and 10 times the rate; defaults to 2 with a budget, else 0.",
+            group=TUNING,
+        ),
+    ] = None,
+    looks: Annotated[
+        str | None,
+        Parameter(
+            help="Numbers of seeds at which the study may end early, e.g. 5,10,20, at the same total error rate.",
+            group=VERDICT,
+        ),
+    ] = None,
+    margin: Margin = None,
+    target: TargetValue = None,
+    evaluate_every: EvaluateEvery = None,
+    jobs: Jobs = 1,
+    storage: Storage = None,
     threads: Threads = None,
+    out: Out = None,
 ) -> None:
-    """Train several methods on one task over several seeds; write records, a summary and a report."""
-    specs = None if methods is None else parse_methods(methods)
-    common = {} if set is None else parse_pairs("--set", set)
-    print_first_line(f"Comparing {methods or 'the standard methods'} on {task_spec(name, task)}.")
-    from dashpot.comparison import DEFAULT_METHODS, Study
+    """Compare methods on one task over several seeds; write records, a summary and a report."""
+    plan = parse_looks("compare", looks, seeds)
+    count = SEEDS if plan[1] is None else plan[1]
+    check_counts("compare", seeds=count, epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
+    check_margin("compare", margin, target)
+    check_threads("compare", threads)
+    if sensitivity is not None:
+        check("compare", "--sensitivity", sensitivity, Interval(0, count, "both", integer=True))
+    design = tuning_design("compare", budget, tune, sampler, pruner)
+    design |= {"looks": plan[0], "rate_seeds": sensitivity, "margin": margin, "evaluate_every": evaluate_every}
+    if methods is not None:
+        parse_methods(methods)
+    arguments, rates = pairs("--set", set), parse_rates(lr or [])
+    spec = named_task(name, task, batch_size, task_options)
+    print_first_line(f"Comparing {methods or 'the standard methods'} on {spec['task']}.")
+    from dashpot.runs.study_names import StudyNames
 
-    chosen = select_task(name, task, data_dir, batch_size, task_options)
-    specs = tuple(map(MethodSpec, DEFAULT_METHODS)) if specs is None else specs
-    rates = _rates(lr or [], specs)
-    entries = tuple(_entry(spec, chosen.name, common, rates, schedule) for spec in specs)
-    if seeds < 1:
-        raise ArgumentError(f"compare: --seeds must be an integer in [1, inf), got {seeds}.")
-    study = Study(chosen, entries, tuple(range(seeds)), chosen.epochs if epochs is None else epochs, threads)
-    _compare(study, out or Path("runs") / f"compare-{_file_name(chosen.name)}")
+    study = StudyNames(
+        **spec,
+        data_dir=None if data_dir is None else str(data_dir),
+        methods=methods,
+        rates=rates,
+        options=arguments,
+        schedule=schedule,
+        seeds=count,
+        epochs=epochs,
+        target=target,
+        design={**design, "threads": threads},
+    ).study()
+    folder = out or Path("runs") / f"compare-{file_name(study.task.name)}"
+    compare_study(study, folder, storage=storage, jobs=jobs)
 
 
 def report(folder: Path, /) -> None:
@@ -91,14 +143,15 @@ def report(folder: Path, /) -> None:
     print(f"Report: {write_report(folder)}")
 
 
-def demo(*, out: Out = None, data_dir: DataDir = None) -> None:
+def demo(*, jobs: Jobs = 2, out: Out = None, data_dir: DataDir = None) -> None:
     """Compare the standard methods on real data, within minutes."""
+    check_counts("demo", jobs=jobs)
     print_first_line("Looking for Fashion-MNIST (downloads 30 MB if it is not on this machine) ...")
     from dashpot.comparison.demo import demo_study
 
     study, reason = demo_study(data_dir)
     print(reason)
-    _compare(study, out or Path("demo") / study.task.name)
+    compare_study(study, out or Path("demo") / study.task.name, jobs=jobs)
 
 
 def reproduce(
@@ -106,7 +159,7 @@ def reproduce(
     /,
     *,
     rows: Annotated[str | None, Parameter(help="Comma-separated rows of the table; defaults to all.")] = None,
-    seeds: Seeds = 3,
+    seeds: Seeds = None,
     out: Out = None,
     data_dir: DataDir = None,
     threads: Threads = None,
@@ -122,60 +175,10 @@ def reproduce(
     path = reproduce_table(
         out or Path("runs") / "reproduce-fashion-mnist",
         tuple(ROWS) if rows is None else tuple(rows.split(",")),
-        seeds,
+        SEEDS if seeds is None else seeds,
         data_dir=data_dir,
         threads=threads,
         progress=lambda: progress_for(sys.stdout),
         command=command_line(),
     )
     print(f"Table: {path}")
-
-
-def _compare(study: Study, out: Path) -> None:
-    """Run a study, print its summary and write its report."""
-    from dashpot.comparison import run_study, summarise, write_report
-    from dashpot.comparison.progress import progress_for
-
-    methods, seeds = len(study.entries), len(study.seeds)
-    print(
-        f"Comparing {counted(methods, 'method')} on {study.task.name}: {counted(study.epochs, 'epoch')}, "
-        f"{counted(seeds, 'seed')}, {counted(methods * seeds, 'run')}, written to {out}.",
-        flush=True,
-    )
-    runs = run_study(study, out, progress=progress_for(sys.stdout), command=command_line())
-    print(f"\n{summarise(runs).text()}\n", flush=True)
-    print(f"Report: {write_report(out)}")
-
-
-def _entry(
-    spec: MethodSpec, task: str, common: Mapping[str, Any], rates: Mapping[str, float], schedule: str | None
-) -> Entry:
-    """Return the entry of a method, named by its settings."""
-    from dashpot.comparison import entry
-
-    own, named = spec.options.get("lr"), rates.get(spec.name, rates.get(spec.method))
-    if own is not None and named is not None:
-        raise ArgumentError(f"{spec.method}: lr must be given once, got {own} in --methods and {named} in --lr.")
-    options = {**common, **{name: value for name, value in spec.options.items() if name != "lr"}}
-    rate = own if named is None else named
-    made = entry(spec.method, task, lr=rate, schedule=schedule, options=options)
-    return dataclasses.replace(made, name=spec.name)
-
-
-def _rates(items: Sequence[str], specs: Sequence[MethodSpec]) -> dict[str, float]:
-    """Parse `METHOD=VALUE` items; each METHOD must be the method or the name of an entry."""
-    known = {name for spec in specs for name in (spec.method, spec.name)}
-    rates = {}
-    for item in items:
-        method, _, value = item.partition("=")
-        try:
-            rates[method] = float(value)
-        except ValueError as error:
-            raise ArgumentError(f"--lr must be METHOD=VALUE with a number, got {item!r}.") from error
-        if method not in known:
-            raise unknown("method in --lr", method, known)
-    return rates
-
-
-def _file_name(task: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in task)

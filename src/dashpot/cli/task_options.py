@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -30,6 +30,18 @@ def task_spec(name: str | None, option: str | None) -> str:
     return name or option or ""
 
 
+def named_task(
+    name: str | None, option: str | None, batch_size: int | None = None, options: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the task, given either as an argument or as an option, and its options as plain data."""
+    given = {} if options is None else parse_pairs("--task-options", options)
+    if batch_size is not None and given.setdefault("batch_size", batch_size) != batch_size:
+        raise ArgumentError(
+            f"--batch-size must be given once, got {batch_size} and, in --task-options, {given['batch_size']}."
+        )
+    return {"task": task_spec(name, option), "task_options": given}
+
+
 def select_task(
     name: str | None,
     option: str | None,
@@ -38,11 +50,7 @@ def select_task(
     options: Sequence[str] | None = None,
 ) -> Task:
     """Return the task, which must be given either as an argument or as an option, with its options."""
-    given = {} if options is None else parse_pairs("--task-options", options)
-    if batch_size is not None and given.setdefault("batch_size", batch_size) != batch_size:
-        raise ArgumentError(
-            f"--batch-size must be given once, got {batch_size} and, in --task-options, {given['batch_size']}."
-        )
+    named = named_task(name, option, batch_size, options)
     from dashpot import tasks
 
-    return tasks.get(task_spec(name, option), data_dir=data_dir, **given)
+    return tasks.get(named["task"], data_dir=data_dir, **named["task_options"])

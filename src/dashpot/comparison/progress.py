@@ -1,49 +1,66 @@
-"""Progress reports of a study: silent, as plain lines, or as live bars in a terminal."""
+"""Progress reports of a study: silent, or as plain lines for logs and pipes."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+import time
+from typing import TextIO
 
 from dashpot.runs.eta import ProgressEstimate
-from dashpot.runs.records import Run
 from dashpot.runs.table import score_text
 from dashpot.training import Epoch
 from dashpot.utils.format import duration
+from dashpot.utils.terminal import printable
 
-if TYPE_CHECKING:
-    from dashpot.runs.study import StudyRun
+LINE_INTERVAL = 30.0
+"""Seconds between two lines on the same item in a log."""
 
 
 class StudyProgress:
     """Base class of progress reports, with an estimate of the remaining time.
 
-    A study calls `begin` first and `close` at the end. In between, it calls for each run either only `skip`, or
-    `start`, then `step` and `epoch` repeatedly, and finally `finish`.
+    A study calls `begin` first, then `skip`, and `close` at the end. For each item (a tuning trial or a run, named by
+    its key), it calls `start`, then `step` and `interval` repeatedly, and finally `finish` or `drop`. `worker` is the
+    number of the worker process, which is 0 without worker processes.
     """
 
-    def begin(self, runs: int, steps: int, epochs: int) -> None:
-        """Start the report of a study with `runs` runs, each with `steps` steps in `epochs` epochs."""
-        self.estimate, self.epochs = ProgressEstimate(runs, steps), epochs
+    def begin(self, items: int, steps: int) -> None:
+        """Start the report of a study with `items` items, each with `steps` steps."""
+        self.estimate = ProgressEstimate(items, steps)
+        self.keys: dict[int, str] = {}  # current item of each worker
 
-    def skip(self, plan: StudyRun, run: Run) -> None:
-        """Report a run that finished in an earlier session."""
-        self.estimate.skip_run()
+    def skip(self, items: int) -> None:
+        """Report the number of items that finished in earlier sessions."""
+        self.estimate.total(items)
 
-    def start(self, plan: StudyRun, epochs_done: int) -> None:
-        """Report that a run starts, or resumes after `epochs_done` epochs."""
-        self.estimate.start_run(epochs_done * (self.estimate.steps // self.epochs))
+    def start(self, key: str, steps_done: int = 0, worker: int = 0) -> None:
+        """Report that an item starts, or resumes after `steps_done` steps."""
+        self.keys[worker] = key
+        self.estimate.start(steps_done, worker)
 
-    def step(self, steps_done: int) -> None:
-        """Report that `steps_done` steps of the current run are done."""
-        self.estimate.step(steps_done)
+    def step(self, steps_done: int, worker: int = 0) -> None:
+        """Report that `steps_done` steps of the current item are done."""
+        self.estimate.step(steps_done, worker)
 
-    def epoch(self, plan: StudyRun, epoch: Epoch) -> None:
-        """Report an epoch that has been recorded."""
+    def interval(self, text: str, worker: int = 0) -> None:
+        """Report an evaluation that has been recorded."""
 
-    def finish(self, plan: StudyRun, run: Run) -> None:
-        """Report a run that is complete or has diverged."""
-        self.estimate.finish_run()
+    def finish(self, key: str, text: str, worker: int = 0) -> None:
+        """Report an item that is finished, in any status."""
+        self.keys.pop(worker, None)
+        self.estimate.finish(worker)
+
+    def drop(self, worker: int = 0) -> None:
+        """Report that a worker no longer executes its current item, which is unfinished."""
+        self.keys.pop(worker, None)
+        self.estimate.drop(worker)
+
+    def total(self, finished: int) -> None:
+        """Report the number of finished items of the study, with those of other machines."""
+        self.estimate.total(finished)
+
+    def note(self, text: str) -> None:
+        """Report an event, such as the death of a worker."""
 
     def close(self) -> None:
         """End the report of a finished or interrupted study."""
@@ -59,106 +76,83 @@ class SilentProgress(StudyProgress):
 
 
 class LineProgress(StudyProgress):
-    """Progress report that prints one line per epoch, for logs and pipes."""
+    """Progress report that prints a line per finished item, and every 30 s a line for each item in progress."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
+        self._printed: dict[int, float] = {}  # times of the last lines, by worker
 
-    def _print(self, plan: StudyRun, text: str) -> None:
-        width = len(str(self.estimate.runs))
-        number = min(self.estimate.finished + 1, self.estimate.runs)
-        print(f"[{number:>{width}}/{self.estimate.runs}] {plan!s:<22} {text}", file=self.stream, flush=True)
+    def _print(self, key: str, text: str, number: int) -> None:
+        total = self.estimate.items
+        head = f"[{min(number, total):>{len(str(total))}}/{total}] {item_label(key):<22} {text}"
+        print(printable(head.rstrip()), file=self.stream, flush=True)
 
-    def skip(self, plan: StudyRun, run: Run) -> None:
-        self._print(plan, f"{run.status} in an earlier session")
-        super().skip(plan, run)
+    def skip(self, items: int) -> None:
+        super().skip(items)
+        self.note(skipped_text(items, self.estimate.items))
 
-    def start(self, plan: StudyRun, epochs_done: int) -> None:
-        super().start(plan, epochs_done)
-        if epochs_done:
-            self._print(plan, f"resumes after epoch {epochs_done}")
+    def start(self, key: str, steps_done: int = 0, worker: int = 0) -> None:
+        super().start(key, steps_done, worker)
+        self._printed[worker] = time.monotonic()
+        if steps_done:
+            self._print(key, f"resumes after step {steps_done}", self.estimate.finished + 1)
 
-    def epoch(self, plan: StudyRun, epoch: Epoch) -> None:
-        self._print(plan, f"epoch {epoch.number}/{self.epochs}  {epoch_text(epoch)}  {self.time_left()}")
+    def interval(self, text: str, worker: int = 0) -> None:
+        now = time.monotonic()
+        if now - self._printed.get(worker, now) >= LINE_INTERVAL:
+            self._printed[worker] = now
+            self._print(self.keys.get(worker, ""), f"{text}  {self.time_left()}", self.estimate.finished + 1)
 
+    def finish(self, key: str, text: str, worker: int = 0) -> None:
+        super().finish(key, text, worker)
+        self._print(key, f"{text}  {self.time_left()}", self.estimate.finished)
 
-class LiveProgress(StudyProgress):
-    """Progress report with bars for the current run and the study in a terminal, and a line per finished run."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bars
-
-        self.bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=Console(highlight=False),
-            expand=True,
-            transient=True,
-        )
-
-    def begin(self, runs: int, steps: int, epochs: int) -> None:
-        super().begin(runs, steps, epochs)
-        self.study_bar = self.bars.add_task(f"{runs} runs", total=1.0, note="")
-        self.run_bar = self.bars.add_task("", total=steps, note="")
-        self.bars.start()
-
-    def skip(self, plan: StudyRun, run: Run) -> None:
-        self.bars.console.print(f"{plan!s:<22} {run.status} in an earlier session", markup=False)
-        super().skip(plan, run)
-        self._draw()
-
-    def start(self, plan: StudyRun, epochs_done: int) -> None:
-        super().start(plan, epochs_done)
-        self.bars.reset(self.run_bar, description=str(plan), note=f"epoch {epochs_done + 1}/{self.epochs}")
-
-    def step(self, steps_done: int) -> None:
-        super().step(steps_done)
-        self.bars.update(self.run_bar, completed=steps_done)
-        self._draw()
-
-    def epoch(self, plan: StudyRun, epoch: Epoch) -> None:
-        self.bars.update(self.run_bar, note=f"epoch {epoch.number}/{self.epochs}  {epoch_text(epoch)}")
-
-    def finish(self, plan: StudyRun, run: Run) -> None:
-        super().finish(plan, run)
-        self.bars.console.print(f"{plan!s:<22} {run_text(run)}", markup=False)
-        self._draw()
-
-    def close(self) -> None:
-        self.bars.stop()
-
-    def _draw(self) -> None:
-        note = f"{self.estimate.finished}/{self.estimate.runs}  {self.time_left()}"
-        self.bars.update(self.study_bar, completed=self.estimate.fraction, note=note)
+    def note(self, text: str) -> None:
+        print(printable(text), file=self.stream, flush=True)
 
 
 def progress_for(stream: TextIO) -> StudyProgress:
     """Return a `LiveProgress` if `stream` is a terminal and rich is installed, else a `LineProgress`."""
     if stream.isatty():
         try:
+            from dashpot.comparison.live_progress import LiveProgress
+
             return LiveProgress()
         except ImportError:
             return LineProgress(stream)
     return LineProgress(stream)
 
 
+def item_label(key: str) -> str:
+    """Return a short text for the key of an item.
+
+    >>> item_label("trial/adam/3"), item_label("run/adam/0"), item_label("rate/adam/0.1/0")
+    ('adam trial 3', 'adam seed 0', 'adam lr x0.1 seed 0')
+    """
+    match key.split("/"):
+        case ["trial", method, number]:
+            return f"{method} trial {number}"
+        case ["run", method, seed]:
+            return f"{method} seed {seed}"
+        case ["rate", method, factor, seed]:
+            return f"{method} lr x{factor} seed {seed}"
+    return key
+
+
+def skipped_text(finished: int, items: int) -> str:
+    """Return a sentence on the items of earlier sessions.
+
+    >>> skipped_text(3, 12), skipped_text(12, 12)
+    ('3 of 12 items were done in an earlier session.', 'All 12 items were done in an earlier session.')
+    """
+    return f"{'All ' if finished == items else f'{finished} of '}{items} items were done in an earlier session."
+
+
 def epoch_text(epoch: Epoch) -> str:
-    """Return a short text for an epoch, such as `train .823 (.493)  eval .843 (.430)  lr 0.01  4.1 s`."""
+    """Return a short text for an interval, such as `step 800  train .823 (.493)  eval .843 (.430)  lr 0.01`."""
     if epoch.diverged is not None:
         return f"diverged at step {epoch.diverged.step + 1}: the loss is {epoch.diverged.label}"
-    phases = f"train {score_text(epoch.train)}"
+    phases = f"step {epoch.steps}  train {score_text(epoch.train)}"
     if epoch.evaluation:
         phases += f"  eval {score_text(epoch.evaluation)}"
-    return f"{phases}  lr {epoch.lr[-1]:.3g}  {duration(epoch.wall_s)}"
-
-
-def run_text(run: Run) -> str:
-    """Return a short text for a finished run."""
-    if run.status == "diverged":
-        assert run.end is not None
-        return f"diverged at step {run.end['step'] + 1}: the loss is {run.end['loss']}"
-    last = run.epochs[-1]
-    return f"{run.status}  {score_text(last['eval'] or last['train'])}"
+    return f"{phases}  lr {epoch.lr[-1]:.3g}"

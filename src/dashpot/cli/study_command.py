@@ -1,0 +1,45 @@
+"""Execution of the study of a command, with its progress, table and report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dashpot.cli.command_words import command_line
+from dashpot.utils.format import counted
+
+if TYPE_CHECKING:
+    from dashpot.runs.study import Study
+    from dashpot.scheduling.work_items import Outcome
+
+
+def execute_study(study: Study, out: Path, *, storage: str | None = None, jobs: int = 1) -> dict[str, Outcome]:
+    """Execute a study with a progress report on stdout, and return its outcomes."""
+    from dashpot.comparison.progress import progress_for
+    from dashpot.comparison.runner import complete_study
+
+    return complete_study(
+        study, out, storage=storage, jobs=jobs, progress=progress_for(sys.stdout), command=command_line()
+    )
+
+
+def compare_study(study: Study, out: Path, *, storage: str | None = None, jobs: int = 1) -> None:
+    """Execute a study, print its table and write its report."""
+    from dashpot.comparison import StudyFolder, summarise, write_report
+
+    print(f"{announcement(study)}, written to {out}.", flush=True)
+    execute_study(study, out, storage=storage, jobs=jobs)
+    print(f"\n{summarise(StudyFolder(out).runs()).text()}\n", flush=True)
+    print(f"Report: {write_report(out)}")
+
+
+def announcement(study: Study) -> str:
+    """Return the size of a study as a clause."""
+    methods, seeds = len(study.entries), len(study.seeds)
+    trials = sum(study.trials(entry.name) for entry in study.entries)
+    tuning = f"{counted(trials, 'tuning trial')}, " if trials else ""
+    return (
+        f"Comparing {counted(methods, 'method')} on {study.task.name}: {counted(study.epochs, 'epoch')}, {tuning}"
+        f"{counted(seeds, 'seed')}, {counted(methods * seeds, 'run')}"
+    )

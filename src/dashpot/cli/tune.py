@@ -1,0 +1,83 @@
+"""The command `dashpot tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dashpot.cli.first_line import print_first_line
+from dashpot.cli.study_command import execute_study
+from dashpot.cli.study_options import (
+    TUNING,
+    Arguments,
+    Epochs,
+    EvaluateEvery,
+    Jobs,
+    Out,
+    Pruner,
+    Sampler,
+    Schedule,
+    Storage,
+    Threads,
+    Tune,
+    check_counts,
+    check_threads,
+    file_name,
+    pairs,
+    tuning_design,
+)
+from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
+from dashpot.cli.values import integer
+from dashpot.runs.method_specs import parse_methods
+
+
+def tune(
+    name: TaskName = None,
+    /,
+    *,
+    method: Annotated[str, Parameter(help="Method with optional settings, e.g. adamw or adamw:betas=0.9,0.98.")],
+    task: TaskOption = None,
+    budget: Annotated[int, Parameter(converter=integer, help="Number of trials.", group=TUNING)] = 16,
+    tune: Tune = None,
+    sampler: Sampler = "qmc",
+    pruner: Pruner = "none",
+    epochs: Epochs = None,
+    set: Arguments = None,
+    schedule: Schedule = None,
+    batch_size: BatchSize = None,
+    task_options: TaskOptions = None,
+    evaluate_every: EvaluateEvery = None,
+    jobs: Jobs = 1,
+    storage: Storage = None,
+    out: Out = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+) -> None:
+    """Search for the best settings of a method on the validation data of a task.
+
+    Trial 0 uses the default settings. The same command resumes an interrupted search.
+    """
+    check_counts("tune", budget=budget, epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
+    check_threads("tune", threads)
+    parse_methods(method)
+    design = {**tuning_design("tune", budget, tune, sampler, pruner), "evaluate_every": evaluate_every}
+    arguments, spec = pairs("--set", set), named_task(name, task, batch_size, task_options)
+    print_first_line(f"Tuning {method} on {spec['task']}.")
+    from dashpot.comparison.tuned_settings import tuning_text
+    from dashpot.runs.study_names import StudyNames
+
+    study = StudyNames(
+        **spec,
+        data_dir=None if data_dir is None else str(data_dir),
+        methods=method,
+        options=arguments,
+        schedule=schedule,
+        seeds=0,
+        epochs=epochs,
+        design={**design, "threads": threads},
+    ).study()
+    target = out or Path("runs") / f"tune-{file_name(study.task.name)}-{file_name(method)}"
+    outcomes = execute_study(study, target, storage=storage, jobs=jobs)
+    print(f"\n{tuning_text(study, outcomes)}")
