@@ -23,8 +23,10 @@ from dashpot.cli.evaluate import evaluate, predict
 from dashpot.cli.experiment import experiment
 from dashpot.cli.explain import explain
 from dashpot.cli.train import lr_find, train
+from dashpot.cli.tune import tune
 from dashpot.cli.verify import verify
 from dashpot.cli.watch import watch
+from dashpot.cli.worker import worker
 from dashpot.errors import DashpotError
 from dashpot.runs.signals import Interrupted
 from dashpot.utils.terminal import printable
@@ -43,7 +45,9 @@ app = App(
 
 DEBUG = "--debug"
 
-for command in (train, evaluate, predict, compare, verify, report, demo, reproduce, experiment, explain, watch):
+for command in (
+    *(train, tune, evaluate, predict, compare, worker, verify, report, demo, reproduce, experiment, explain, watch),
+):
     app.command(command)
 app.command(lr_find, name="lr-find")
 for listing in (listings.methods, listings.tasks, listings.schedules):

@@ -4,7 +4,8 @@ A comparison is a `Study`. `run_study` trains the runs that are missing from the
 `write_report` only read records.
 """
 
-from dashpot.comparison.progress import LineProgress, LiveProgress, SilentProgress, StudyProgress
+from dashpot.comparison.live_progress import LiveProgress
+from dashpot.comparison.progress import LineProgress, SilentProgress, StudyProgress
 from dashpot.comparison.report import write_report
 from dashpot.comparison.runner import run_study
 from dashpot.comparison.study_folder import StudyFolder

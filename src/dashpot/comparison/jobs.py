@@ -55,13 +55,13 @@ class Jobs:
         self._errors: list[str] = []
         self._shown: set[str] = set()
         self._failed_starts = self._deaths_since_finish = 0
-        self._stopping = False
+        self._stopping = self._finished = False
 
     def run(self) -> None:
         """Start the workers and wait for their end.
 
         Raises:
-            RunError: If all workers have ended with an error, or workers die repeatedly without finishing an item.
+            RunError: If all workers have stopped with an error, or workers die repeatedly without finishing an item.
             Interrupted: If a signal was received; all workers have stopped.
         """
         try:
@@ -70,7 +70,7 @@ class Jobs:
             while self._workers:
                 self.check_interrupt()
                 self._poll()
-            if self._errors:
+            if self._errors and not self._finished:
                 raise RunError(self._errors[-1])
         except Interrupted:
             self._stop()
@@ -138,6 +138,7 @@ class Jobs:
     def _ended(self, worker: WorkerProcess, code: int) -> None:
         """Handle the end of a worker: finished, stopped, error, or death."""
         if code == 0:
+            self._finished = True
             return
         self.progress.drop(worker.number)
         if code in STOPPED:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dashpot.comparison.execution import Ended, execute, fail
+from dashpot.comparison.execution import Ended, execute, record_failure
 from dashpot.comparison.progress import StudyProgress, epoch_text
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.study_items import asked, finished, plan, ready_keys
@@ -108,7 +108,7 @@ class Worker:
         run = plan(self.study, key, outcomes, values)
         if self.deaths.get(key, 0) >= DEATHS:
             message = f"the worker process died {self.deaths[key]} times during this item"
-            return fail(self.study, run, self.folder, message, command=self.command)
+            return record_failure(self.study, run, self.folder, message, command=self.command)
         self.progress.start(key)
 
         def on_step(steps: int) -> None:

@@ -70,8 +70,9 @@ class WorkerProcess:
         """Return the exit code once the process has ended and its output has been read, else None."""
         code = self.process.poll()
         if code is not None:
+            self.request_stop()
             for reader in self._readers:
-                reader.join(timeout=1.0)  # processes that the task has started may keep the pipe open
+                reader.join(timeout=0.3)  # processes that the task has started may keep the pipe open
         return code
 
     def kill(self) -> None:
