@@ -12,7 +12,8 @@ from dashpot.comparison import Entry, Run, Study, entry, run_study
 from dashpot.data import Batches
 from dashpot.tasks import Problem, Target, Task, accuracy
 
-TIMES = ("cpu_s", "wall_s")
+TIMES = ("cpu_s", "wall_s", "memory_bytes")
+"""Recorded values that differ between runs."""
 
 
 def build(seed: int) -> Problem:
@@ -55,18 +56,22 @@ def diverging() -> Entry:
 
 
 def numbers(runs: list[Run]) -> list[Any]:
-    """Return all recorded values except times."""
+    """Return all recorded values except times and memory."""
     return [
         (
             run.entry,
             run.seed,
             run.loss,
             run.lr,
-            [{key: value for key, value in epoch.items() if key not in TIMES} for epoch in run.epochs],
-            run.end,
+            [_without_times(epoch) for epoch in run.epochs],
+            None if run.end is None else _without_times(run.end),
         )
         for run in runs
     ]
+
+
+def _without_times(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in TIMES}
 
 
 def finished(folder: Path, *names: str, **settings: Any) -> list[Run]:

@@ -40,6 +40,7 @@ def done(key="run/adam/0"):
     send("start", key=key, steps_done=0)
     send("finish", key=key, text="done")
     send("times", times={"items": 1, "training_s": 2.0})
+    send("finished")
 """
 
 

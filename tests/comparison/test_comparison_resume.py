@@ -13,7 +13,7 @@ import torch
 from study_support import diverging, finished, numbers, study, toy
 
 from dashpot.comparison import Interrupted, Study, StudyProgress, known_entries, read_run, run_study
-from dashpot.comparison import runner as runner_module
+from dashpot.comparison import execution as execution_module
 from dashpot.errors import RunError
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.rng_state import seed_all
@@ -31,7 +31,7 @@ class KillAt(StudyProgress):
     def __init__(self, steps: int) -> None:
         self.left = steps
 
-    def step(self, steps_done: int) -> None:
+    def step(self, steps_done: int, worker: int = 0) -> None:
         self.left -= 1
         if self.left == 0:
             raise Killed
@@ -62,7 +62,7 @@ def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
     whole = numbers(finished(tmp_path / "whole", *names, seeds=seeds))
     for kills in itertools.count():
         try:
-            # An epoch has four steps, so each attempt of five steps finishes at least one epoch.
+            # Runs are evaluated after each step, so each attempt of five steps records at least four of them.
             runs = run_study(study(*names, seeds=seeds), tmp_path / "out", progress=KillAt(5))
             break
         except Killed:
@@ -71,7 +71,7 @@ def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
     assert numbers(runs) == whole
 
 
-@pytest.mark.parametrize(("module", "place"), [(runner_module, "append_line"), (checkpoint_file, "write")])
+@pytest.mark.parametrize(("module", "place"), [(execution_module, "append_line"), (checkpoint_file, "write")])
 @pytest.mark.parametrize("nth", [1, 2])
 def test_kill_around_writing_an_epoch_resumes_to_identical_results(tmp_path, monkeypatch, module, place, nth):
     whole = numbers(finished(tmp_path / "whole"))
@@ -96,8 +96,8 @@ def test_partial_line_is_rewritten_on_resume(tmp_path, cut):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
     record = tmp_path / "out" / "runs" / "adam-seed0.jsonl"
     with record.open("ab") as stream:
-        stream.write(b'{"kind":"steps","first":4,"loss":[0.1,0.2,' + b"0.5," * cut)
-    assert len(read_run(record).loss) == 4
+        stream.write(b'{"kind":"steps","first":5,"loss":[0.1,0.2,' + b"0.5," * cut)
+    assert len(read_run(record).loss) == 5
     assert numbers(finished(tmp_path / "out")) == whole
 
 
@@ -138,7 +138,8 @@ def test_record_has_a_resumed_line(tmp_path):
     finished(tmp_path / "out")
     lines = (tmp_path / "out" / "runs" / "adam-seed0.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["kind"] for line in lines]
-    assert kinds == ["header", "steps", "epoch", "resumed", "steps", "epoch", "steps", "epoch", "end"]
+    interval = ["steps", "epoch"]
+    assert kinds == ["header", "initial", *5 * interval, "resumed", *7 * interval, "end"]
 
 
 def test_record_shorter_than_its_checkpoint_is_rejected(tmp_path):
@@ -169,7 +170,7 @@ def test_diverged_run_is_final_and_other_runs_continue(tmp_path):
 
 def test_interrupt_message_lists_saved_runs_and_command(tmp_path):
     class StopAt(KillAt):
-        def step(self, steps_done):
+        def step(self, steps_done, worker=0):
             self.left -= 1
             if self.left == 0:
                 raise Interrupted
@@ -177,7 +178,7 @@ def test_interrupt_message_lists_saved_runs_and_command(tmp_path):
     with pytest.raises(Interrupted) as stop:
         run_study(study("sgd", "adam"), tmp_path / "out", progress=StopAt(STEPS + 9), command="dashpot compare toy")
     message = str(stop.value)
-    assert "has 1 of 2 runs and adam seed 0 up to epoch 2 of 3" in message
+    assert "has 1 of 2 runs, and adam seed 0 up to step 8 of 12. " in message
     assert message.endswith("Resume with: dashpot compare toy")
 
 
@@ -232,13 +233,13 @@ def test_full_disk_error_keeps_finished_epochs(tmp_path, monkeypatch):
     real, count = os.fsync, itertools.count(1)
 
     def full(descriptor):
-        if next(count) > 6:  # enough for study.json, header, epoch 1 and its checkpoint
+        if next(count) > 40:  # enough for study.json, the items in the journal, and some evaluations
             raise OSError(28, "No space left on device")
         real(descriptor)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(RunError, match="No space left on device; completed results are kept"):
+        with pytest.raises(RunError, match="No space left on device; .* are kept|No space left on device; solve this"):
             finished(tmp_path / "out")
     kept = read_run(tmp_path / "out" / "runs" / "adam-seed0.jsonl")
     assert len(kept.epochs) >= 1

@@ -123,6 +123,8 @@ class Jobs:
                 worker.key, self._deaths_since_finish = None, 0
             case "drop":
                 worker.key = None
+            case "finished":
+                self._finished = worker.finished = True
             case "error":
                 worker.message = event["message"]
             case "times":
@@ -137,8 +139,7 @@ class Jobs:
 
     def _ended(self, worker: WorkerProcess, code: int) -> None:
         """Handle the end of a worker: finished, stopped, error, or death."""
-        if code == 0:
-            self._finished = True
+        if worker.finished or code == 0:
             return
         self.progress.drop(worker.number)
         if code in STOPPED:

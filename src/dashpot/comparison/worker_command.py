@@ -45,15 +45,17 @@ def run_worker(folder: Path, *, storage: str | None = None, threads: int | None 
     if not pipe:
         _work(StudyFolder(folder), storage, threads, progress_for(sys.stdout), Requests())
         return 0
+    requests = Requests(_take_stdin())
     with _events() as stream:
         progress = PipeProgress(stream)
         try:
-            _work(StudyFolder(folder), storage, threads, progress, Requests(sys.stdin.buffer))
+            _work(StudyFolder(folder), storage, threads, progress, requests)
         except Interrupted as stop:
             return stop.code
         except DashpotError as error:
             progress.send("error", message=str(error))
             return 2
+        progress.send("finished")
     return 0
 
 
@@ -61,24 +63,28 @@ class Requests:
     """Requests of the parent process: numbers of deaths by item, and the end of the stream as the request to stop.
 
     Args:
-        stream: Stream of JSON Lines; None for a worker without a parent process.
+        descriptor: File descriptor of a stream of JSON Lines; None for a worker without a parent process.
     """
 
-    def __init__(self, stream: BinaryIO | None = None) -> None:
+    def __init__(self, descriptor: int | None = None) -> None:
         self.deaths: dict[str, int] = {}
         self.stop = threading.Event()
-        if stream is not None:
-            threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+        if descriptor is not None:
+            threading.Thread(target=self._read, args=(descriptor,), daemon=True).start()
 
     def check(self) -> None:
         """Raise `Interrupted` after the request to stop."""
         if self.stop.is_set():
             raise Interrupted
 
-    def _read(self, stream: BinaryIO) -> None:
+    def _read(self, descriptor: int) -> None:
+        # No buffered file: Python cannot exit while a thread waits for one.
+        rest = b""
         with contextlib.suppress(OSError, ValueError):
-            for line in stream:
-                self.deaths.update(json.loads(line).get("deaths", {}))
+            while chunk := os.read(descriptor, 65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self.deaths.update(json.loads(line).get("deaths", {}))
         self.stop.set()
 
 
@@ -122,6 +128,15 @@ def _check_interrupt(requests: Requests, progress: StudyProgress) -> Iterator[Ca
             check_signals()
 
         yield check
+
+
+def _take_stdin() -> int:
+    """Return a descriptor of stdin, which is empty for the task."""
+    requests = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return requests
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class WorkerProcess:
     def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str], inbox: Inbox) -> None:
         self.number = number
         self.key: str | None = None
-        self.ready = False
+        self.ready = self.finished = False
         self.message = ""  # of the error with which the worker has stopped
         self.started = time.perf_counter()
         self.errors: deque[str] = deque(maxlen=ERROR_LINES)
