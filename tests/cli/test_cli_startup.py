@@ -62,8 +62,10 @@ FIRST_LINES = {
     "report": (["some/folder"], "Reading some/folder."),
     "reproduce": (["fashion-mnist"], "Reproducing the table fashion-mnist."),
     "train": (["digits", "--optimizer", "sgd"], "Training sgd on digits."),
+    "tune": (["digits", "--method", "sgd"], "Tuning sgd on digits."),
     "verify": (["digits", "--optimizer", "sgd"], "Comparing sgd with torch on digits."),
     "watch": (["some/folder"], "Reading some/folder."),
+    "worker": (["some/folder"], "Working on the study in some/folder."),
 }
 """Arguments with which a command loads torch, and the line that it prints before."""
 LISTINGS = {"methods", "schedules", "tasks"}
