@@ -283,9 +283,28 @@ def test_other_format_raises(make, storage, found, word):
         make()
 
 
-def test_lock_files_of_ended_workers_are_removed(make, tmp_path):
+def test_lock_files_of_ended_workers_are_removed_after_the_last_item(make, tmp_path):
     ended, other = make(), make()
+    claimed(ended)
     die(ended)
-    assert len(list((tmp_path / ".workers").glob("*.lock"))) == 2
+    while claim := other.claim():
+        assert len(list((tmp_path / ".workers").glob("*.lock"))) == 2
+        claim.finish("done", 0.5, {})
+    other.outcomes()
     other.close()
     assert list((tmp_path / ".workers").glob("*.lock")) == []
+
+
+def test_claim_interrupted_before_its_registration_is_free_after_close(make):
+    """An interrupt between the trial in the storage and its registration leaves a trial without a living worker."""
+    queue, other = make(), make()
+    queue._new_claim = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        queue.claim()
+    assert other.claim(lambda key: key == KEYS[0]) is None
+    queue.close()
+    assert claimed(other).key == KEYS[0]
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt

@@ -63,18 +63,36 @@ def _opened(url: str) -> Any:
     _check_tables(address, options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Optuna formats the URL, for its placeholder {SCHEMA_VERSION}.
-        storage = optuna.storages.RDBStorage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        storage = _created(optuna.storages.RDBStorage, address, options)
     if storage.engine.name == "sqlite":
         _lock_transactions(storage.engine)
     return optuna.storages.get_storage(storage)
 
 
+def _created(kind: Any, address: str, options: dict[str, Any]) -> Any:
+    """Return a new storage; if its creation fails, close the connections that it has opened."""
+    storage = kind.__new__(kind)
+    try:
+        # Optuna formats the URL, for its placeholder {SCHEMA_VERSION}.
+        storage.__init__(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+    except BaseException:
+        if hasattr(storage, "engine"):
+            storage.engine.dispose()
+        raise
+    return storage
+
+
 def _check_tables(address: str, options: dict[str, Any]) -> None:
     """Raise an error if the database contains tables, but none of Optuna's."""
     import sqlalchemy
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-    engine = sqlalchemy.create_engine(address, **options)
+    try:
+        engine = sqlalchemy.create_engine(sqlalchemy.engine.make_url(address), **options)
+    except (ValueError, ArgumentError, NoSuchModuleError):
+        raise RunError(
+            f"{masked(address)} is not the URL of a database, such as postgresql://user@host/database."
+        ) from None
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
     finally:
@@ -117,8 +135,6 @@ _REFUSALS = {
 
 def _refusal(url: str, error: Exception) -> str:
     name, text = masked(url), reason(error)
-    if {type(error).__name__, type(error.__cause__).__name__} & {"ArgumentError", "NoSuchModuleError"}:
-        return f"{name} is not the URL of a database, such as postgresql://user@host/database."
     for phrase, message in _REFUSALS.items():
         if phrase in text:
             return f"The database {name} {message}."

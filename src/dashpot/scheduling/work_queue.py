@@ -73,6 +73,7 @@ class WorkQueue:
         self._items: dict[str, WorkItem] = {}
         self._groups: dict[str, GroupTrials] = {}
         self._claims: dict[int, Claim] = {}
+        self._is_claiming = False
         self._finished_here: set[str] = set()
         self._renewals: dict[int, int] = {}
         self._lock = WorkerLock(folder)
@@ -133,14 +134,16 @@ class WorkQueue:
         return Pending(len(self._items) - len(finished) - len(held), len(held), len(finished))
 
     def close(self) -> None:
-        """Give back the items of this worker, stop the renewal of leases and release the lock file."""
+        """Give back the items of this worker, stop the renewal of leases and release the lock file.
+
+        During an outage the items are not given back; other workers take them over.
+        """
         self._heartbeat.stop()
-        try:
-            for claim in list(self._claims.values()):
-                claim.release()
-        finally:
+        released = [self._released(trial) for trial in list(self._claims)]
+        if all(item.key in self._groups[item.group].outcomes for item in self._items.values()):
             self._lock.sweep()
-            self._lock.close()
+        # While this worker appears as the holder of an item, its unlocked file shows that it has ended.
+        self._lock.close(remove=all(released) and not self._is_claiming)
 
     def __enter__(self) -> WorkQueue:
         return self
@@ -151,6 +154,7 @@ class WorkQueue:
     def _try(self, item: WorkItem) -> Claim | None:
         """Append a trial for an item, and keep it if no earlier one holds the item."""
         group = self._groups[item.group]
+        self._is_claiming = True  # remains set if an interrupt hits this worker before it has registered the trial
         trial = self._storage.call(
             lambda base: base.create_new_trial(group.study, new_trial(item.key, new_lease(self._lock)))
         )
@@ -172,6 +176,7 @@ class WorkQueue:
             end=self._forget,
         )
         self._claims[trial] = claim
+        self._is_claiming = False
         self._heartbeat.start()
         return claim
 
@@ -217,6 +222,18 @@ class WorkQueue:
                 self._storage.attempt(lambda base, t=trial, new=lease: base.set_trial_user_attr(t, LEASE, new))
             except optuna.exceptions.UpdateFinishedTrialError:
                 claim.is_lost = claim.is_lost or trial in self._claims
+
+    def _released(self, trial: int) -> bool:
+        """Give back an item with a single attempt, and return whether the storage has answered."""
+        optuna = load_optuna()
+        try:
+            self._storage.attempt(lambda base: base.set_trial_state_values(trial, optuna.trial.TrialState.FAIL))
+        except optuna.exceptions.UpdateFinishedTrialError:
+            pass
+        except Exception:
+            return False
+        self._forget(trial, False)
+        return True
 
     def _forget(self, trial: int, is_finished: bool) -> None:
         claim = self._claims.pop(trial, None)

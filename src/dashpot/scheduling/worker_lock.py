@@ -70,17 +70,22 @@ class WorkerLock:
         finally:
             os.close(descriptor)
 
-    def close(self) -> None:
-        """Release the lock and remove the file."""
+    def close(self, *, remove: bool = True) -> None:
+        """Release the lock.
+
+        Args:
+            remove: Whether to remove the file; False keeps it, so that others recognise this worker as ended.
+        """
         if self._folder is None or self._descriptor is None:
             return
-        with contextlib.suppress(OSError):
-            (self._folder / f"{self.worker}.lock").unlink()
+        if remove:
+            with contextlib.suppress(OSError):
+                (self._folder / f"{self.worker}.lock").unlink()
         os.close(self._descriptor)
         self._descriptor = None
 
     def sweep(self) -> None:
-        """Remove the lock files of ended workers; call it only if no item is held."""
+        """Remove the lock files of ended workers; call it only if all items are finished."""
         if self._folder is None:
             return
         for path in self._folder.glob("*.lock"):
