@@ -55,6 +55,7 @@ FIRST_LINES = {
     "experiment": (["averages"], "Running the experiment averages with seeds 0 to 4."),
     "explain": (["adamw", "--lr", "0.1"], "Explaining adamw."),
     "lr-find": (["digits", "--optimizer", "sgd"], "Running a learning-rate range test of sgd on digits."),
+    "power": (["--difference", "1", "--sd", "1"], "Computing the power."),
     "predict": (
         ["some/folder", "--out", "p.csv", "--which", "last"],
         "Predicting with the last checkpoint of some/folder.",

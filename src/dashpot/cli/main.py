@@ -22,6 +22,7 @@ from dashpot.cli.compare import compare, demo, report, reproduce
 from dashpot.cli.evaluate import evaluate, predict
 from dashpot.cli.experiment import experiment
 from dashpot.cli.explain import explain
+from dashpot.cli.power import power
 from dashpot.cli.train import lr_find, train
 from dashpot.cli.tune import tune
 from dashpot.cli.verify import verify
@@ -46,7 +47,8 @@ app = App(
 DEBUG = "--debug"
 
 for command in (
-    *(train, tune, evaluate, predict, compare, worker, verify, report, demo, reproduce, experiment, explain, watch),
+    *(train, tune, evaluate, predict, compare, power, worker, verify, report, demo),
+    *(reproduce, experiment, explain, watch),
 ):
     app.command(command)
 app.command(lr_find, name="lr-find")

@@ -15,8 +15,8 @@ from dashpot.errors import ArgumentError
 from dashpot.stats.block_model import Residual, residual, residual_with_missing, tukey_factor, tukey_p
 from dashpot.stats.differences import LEVEL, RESAMPLED, limits_of_means
 from dashpot.stats.interval import Interval, reverse
-from dashpot.stats.resampling import sign_flip_p
 from dashpot.stats.rounding import least_variance, without_rounding_errors
+from dashpot.stats.sign_flips import sign_flip_p
 from dashpot.stats.sphericity import sphericity_p
 
 Array = npt.NDArray[np.float64]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 from dashpot.constraints import Interval as Range
 from dashpot.constraints import check
@@ -108,6 +109,34 @@ def half_width(sd: float, seeds: int, methods: int = 2, level: float = 0.95) -> 
     """
     _check("half_width", 0.0, sd, seeds, methods, level)
     return float(_expected(lambda half: half, seeds, methods, level) * sd / np.sqrt(seeds))
+
+
+def detectable_difference(sd: float, seeds: int, methods: int = 2, power: float = 0.8, level: float = 0.95) -> float:
+    """Return the difference that a comparison finds with the given power.
+
+    Args:
+        sd: Standard deviation of the paired differences; positive.
+        seeds: Number of seeds; at least 2.
+        methods: Number of methods in the comparison; at least 2.
+        power: Required power in (1 - level, 1).
+        level: Simultaneous confidence level in (0, 1).
+
+    Returns:
+        Difference of the mean scores, in units of the score.
+
+    Raises:
+        ArgumentError: If an argument is out of range.
+
+    >>> round(detectable_difference(1.0, seeds=10), 3), round(detectable_difference(1.0, seeds=3), 2)
+    (0.996, 3.26)
+    """
+    _check("detectable_difference", 0.0, sd, seeds, methods, level)
+    check("detectable_difference", "power", power, Range(1 - level, 1))
+    high = 1.0
+    while _power(high, seeds, methods, level) < power:
+        high *= 2
+    root = optimize.brentq(lambda effect: _power(effect, seeds, methods, level) - power, 0, high)
+    return sd * cast(float, root)
 
 
 def seeds_needed(
