@@ -19,7 +19,7 @@ _ALLOWED = {
     "sd": Optional(Interval(0)),
     "methods": Optional(_COUNT),
     "seeds": Optional(_COUNT),
-    "power": Interval(0, 1),
+    "power": Interval(0, 1),  # and above 1 - level
     "margin": Optional(Interval(0)),
     "level": Interval(0, 1),
 }
@@ -55,6 +55,7 @@ def power(
     values = {"difference": difference, "sd": sd, "methods": methods, "seeds": seeds, "power": power}
     for name, value in {**values, "margin": margin, "level": level}.items():
         check("power", name, value, _ALLOWED[name])
+    check("power", "power", power, Interval(1 - level, 1))  # the probability of a verdict without a difference
     if folder is None and sd is None:
         raise ArgumentError("power: --sd or the folder of a comparison must be given, got neither.")
     print_first_line("Computing the power." if folder is None else f"Reading {folder}.")

@@ -107,13 +107,13 @@ def _sentence(question: Question) -> str:
         parts.append(_needed(f"A difference of {_short(difference)} is found", goal, needed))
     if margin is not None:
         needed = seeds_for_equivalence(margin, sd, methods, goal, level, most=MOST)
-        parts.append(_needed(f"Methods without a difference are equivalent within {_short(margin)}", goal, needed))
+        parts.append(_needed(f"Methods with equal means are equivalent within {_short(margin)}", goal, needed))
     return "\n".join(parts)
 
 
 def _needed(event: str, goal: float, needed: int | None) -> str:
     count = f"more than {counted(MOST, 'seed')}" if needed is None else counted(needed, "seed")
-    return f"{event} with a probability of at least {number(goal, 2)} by {count}."
+    return f"{event}\nwith a probability of at least {number(goal, 2)} by {count}."
 
 
 def _numbers(*values: float) -> list[str]:

@@ -37,7 +37,7 @@ def bca_limits(values: Array, level: float) -> tuple[Array, Array]:
 
     >>> low, high = bca_limits(np.arange(20.0), 0.95)
     >>> round(float(low), 1), round(float(high), 1)
-    (6.8, 12.2)
+    (6.7, 12.3)
     """
     n = values.shape[-1]
     mean, spread = values.mean(-1), values.std(-1)
