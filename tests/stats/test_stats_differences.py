@@ -63,7 +63,7 @@ def test_zero_differences_have_an_interval_of_zero_width(n):
 
 @pytest.mark.parametrize(("n", "is_separated"), [(2, False), (3, False), (4, True), (25, True)])
 def test_equal_differences_have_the_variance_of_rounding(n, is_separated):
-    """Three equal differences are no proof: accuracies on small test sets are equal by coincidence."""
+    """Three equal differences prove nothing: accuracies on small test sets are equal by coincidence."""
     found = paired_interval([0.1] * n)
     assert found.excludes(0) == is_separated
     half = stats.t.isf(0.025, n - 1) * 0.1 / math.sqrt(6 * n)
