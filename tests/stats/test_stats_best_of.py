@@ -84,5 +84,5 @@ def test_large_budgets_do_not_overflow():
 
 @pytest.mark.parametrize(("direction", "level"), [("up", 0.95), ("max", 1.0)])
 def test_invalid_arguments_raise(direction, level):
-    with pytest.raises(ArgumentError, match="^expected_best: "):
+    with pytest.raises(ArgumentError, match=r"^expected_best: "):
         expected_best([1.0], direction, level=level)

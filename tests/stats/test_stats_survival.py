@@ -105,9 +105,7 @@ def test_median_without_misses_is_the_sample_median(steps):
     assert median_steps(steps, [True] * len(steps)) == np.median(steps)
 
 
-@pytest.mark.parametrize(
-    ("hits", "expected"), [(5, 30), (4, 30), (3, 30), (2, math.inf), (0, math.inf)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("hits", "expected"), [(5, 30), (4, 30), (3, 30), (2, math.inf), (0, math.inf)], ids=str)
 def test_median_is_infinite_if_at_most_half_of_the_runs_reach_the_target(hits, expected):
     steps = [10, 20, 30, 40, 50]
     assert median_steps(steps[:hits] + [60] * (5 - hits), [True] * hits + [False] * (5 - hits)) == expected

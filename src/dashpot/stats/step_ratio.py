@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ from dashpot.stats.times import LEVEL, Array, Booleans, Times, times
 
 PAIRED_FROM = 7
 """Smallest number of seeds for exchanges within pairs; with fewer, too few exchanges exist for a level of 95 %."""
+
+CANDIDATES = 65
+"""Number of ratios of the first search."""
 
 EXACT_UP_TO = 12
 """Largest number of seeds whose 2^n exchanges within pairs are enumerated."""
@@ -134,13 +138,17 @@ def _rounding_bias(pairs: _Pairs, spacing: float) -> float:
     The mean of steps rounded to a grid of spacing g, of a normal distribution with standard deviation s, deviates from
     the true mean by at most g/2 exp(-2 (pi s/g)^2): rounding errors average out only if the runs spread over the grid.
     """
+    hits = [steps[np.isfinite(steps)] for steps in (pairs.a, pairs.b)]
+    hits = [steps for steps in hits if steps.size]
     if spacing == 0:
         return 0.0
+    # Equal relative deviations in both methods, as in the model, without the variance of the rounding.
+    degrees = sum(steps.size - 1 for steps in hits)
+    variance = sum(float(((steps / steps.mean() - 1) ** 2).sum()) for steps in hits) / max(degrees, 1)
     total = 0.0
-    for steps in (pairs.a[np.isfinite(pairs.a)], pairs.b[np.isfinite(pairs.b)]):
-        if steps.size:
-            variance = max(float(steps.var(ddof=1)) - spacing**2 / 12, 0.0) if steps.size > 1 else 0.0
-            total += spacing / 2 * math.exp(-2 * math.pi**2 * variance / spacing**2) / float(steps.mean())
+    for steps in hits:
+        grid = spacing / float(steps.mean())
+        total += grid / 2 * math.exp(-2 * math.pi**2 * max(variance / grid**2 - 1 / 12, 0.0))
     return total
 
 
@@ -149,45 +157,106 @@ def _rounding_bias(pairs: _Pairs, spacing: float) -> float:
 
 def _inverted(pairs: _Pairs, level: float, spacing: float) -> Interval:
     """Return the ratios that a rank test does not reject."""
-    edges = _edges(pairs)
-    inside = np.sqrt(edges[:-1] * edges[1:])
-    inside = np.concatenate([[edges[0] / 2], inside, [edges[-1] * 2]])
-    differences, totals = _ranks(pairs, np.concatenate([inside, edges]))
     n = pairs.a.size
     paired = n >= PAIRED_FROM
-    p = _exchange_p(differences) if paired else _permutation_p(totals, n)
-    sums = differences.sum(1)
-    estimate = _balance(sums[: inside.size], edges)
-    low, high = _hull(p > 1 - level + 1e-12, inside.size, edges)
+
+    def advantage(ratios: Array) -> Array:
+        return _scores(pairs, ratios, spacing)[:, :n].sum(1)
+
+    def accepted(ratios: Array) -> Booleans:
+        scores = _scores(pairs, ratios, spacing)
+        p = _exchange_p(scores[:, :n] - scores[:, n:]) if paired else _permutation_p(scores, n)
+        return p > 1 - level + 1e-12
+
+    ratios = _candidates(pairs, spacing)
+    # The sum of the scores of method a decreases with the ratio.
+    _, above = _ends(lambda x: advantage(x) > 1e-9, ratios)
+    below, _ = _ends(lambda x: advantage(x) < -1e-9, ratios)
+    estimate = _middle(above, below)
+    ratios = np.union1d(ratios, [estimate] if 0 < estimate < math.inf else [])
+    low, high = _ends(lambda x: accepted(x) | (x == estimate), ratios)
     widening = math.exp(_rounding_bias(pairs, spacing))
     name = "exchanges within seeds" if paired else "permutations of runs"
     return Interval(estimate, low / widening, high * widening, level, f"inverted rank test, {name}")
 
 
-def _edges(pairs: _Pairs) -> Array:
-    """Return the ratios at which ranks change, in increasing order."""
-    a, b = pairs.a[np.isfinite(pairs.a)], pairs.b[np.isfinite(pairs.b)]
-    return np.unique(np.concatenate([(a[:, None] / b).ravel(), a / pairs.budget, pairs.budget / b]))
+def _candidates(pairs: _Pairs, spacing: float) -> Array:
+    """Return ratios from below to above all ratios at which scores change."""
+    hits = np.concatenate([x[np.isfinite(x)] for x in (pairs.a, pairs.b)])
+    smallest = max(float(hits.min()) - spacing / 2, spacing / 8) or float(hits.min())
+    largest = 2 * max(pairs.budget, float(hits.max())) / smallest
+    return np.geomspace(1 / largest, largest, CANDIDATES)
 
 
-def _ranks(pairs: _Pairs, ratios: Array) -> tuple[Array, Array]:
-    """Return for each ratio the paired differences of mean ranks, and the ranks of all runs, a first."""
-    from scipy import stats
+def _ends(test: Callable[[Array], Booleans], ratios: Array) -> tuple[float, float]:
+    """Return the smallest and the largest ratio that satisfies a test; 0 or inf at the ends of `ratios`.
 
-    values = np.concatenate([pairs.a / ratios[:, None], np.broadcast_to(pairs.b, (ratios.size, pairs.b.size))], axis=1)
-    cap = pairs.budget * np.minimum(1, 1 / ratios)[:, None]
-    values = np.where(values > cap * (1 + 1e-12), np.inf, values)
-    # Rounded, so that values equal up to rounding errors are ties.
-    ranks = stats.rankdata(np.round(np.log(values), 10), axis=1)
-    n = pairs.a.size
-    return ranks[:, :n] - ranks[:, n:], ranks
+    A test without such ratios has the ends inf and 0.
+    """
+    passed = test(ratios)
+    if not passed.any():
+        return math.inf, 0.0
+    first, last = int(np.argmax(passed)), passed.size - 1 - int(np.argmax(passed[::-1]))
+    low = 0.0 if first == 0 else _boundary(test, float(ratios[first - 1]), float(ratios[first]))
+    high = math.inf if last == passed.size - 1 else _boundary(test, float(ratios[last + 1]), float(ratios[last]))
+    return low, high
 
 
-def _permutation_p(ranks: Array, n: int) -> Array:
-    """Return the p-values of the sum of the first n ranks over all assignments of the runs."""
-    centered = ranks - ranks.mean(1, keepdims=True)
-    sums = np.abs(centered @ splits(2 * n, n).T)
-    return np.mean(sums >= np.abs(centered[:, :n].sum(1))[:, None] - 1e-9, axis=1)
+def _boundary(test: Callable[[Array], Booleans], outside: float, inside: float) -> float:
+    """Return the boundary between a ratio that fails a test and one that satisfies it, by repeated subdivision."""
+    for _ in range(4):  # intervals of 16 parts: a relative width of 1e-6
+        points = np.geomspace(outside, inside, 17)
+        first = int(np.argmax(test(points[1:-1]))) + 1 if test(points[1:-1]).any() else 16
+        outside, inside = float(points[first - 1]), float(points[first])
+    return inside
+
+
+def _middle(above: float, below: float) -> float:
+    """Return the ratio between those at which method a is slower and those at which it is faster than method b."""
+    if above == 0:
+        return 0.0
+    return math.sqrt(above * below) if below < math.inf and above < math.inf else math.inf
+
+
+def _scores(pairs: _Pairs, ratios: Array, spacing: float) -> Array:
+    """Return Gehan's scores of a/ratio and b for each ratio: the number of smaller minus that of larger values.
+
+    Steps are uniformly distributed over the interval between evaluations; scores are expected values.
+    """
+    a, of_a, count_a = np.unique(pairs.a, return_inverse=True, return_counts=True)
+    b, of_b, count_b = np.unique(pairs.b, return_inverse=True, return_counts=True)
+    scale = np.ones((ratios.size, a.size + b.size))
+    scale[:, : a.size] /= ratios[:, None]
+    values, half, counts = np.concatenate([a, b]) * scale, spacing / 2 * scale, np.concatenate([count_a, count_b])
+    cap = pairs.budget * np.minimum(1, 1 / ratios)[:, None, None]
+    smaller = _smaller(values[:, :, None], values[:, None, :], half[:, :, None], half[:, None, :], cap)
+    scores = counts @ smaller - smaller @ counts
+    return scores[:, np.concatenate([of_a, a.size + of_b])]
+
+
+def _smaller(x: Array, y: Array, x_half: Array, y_half: Array, cap: Array) -> Array:
+    """Return the probability that x < min(y, cap), for uniform distributions with these centers and half widths."""
+    if not x_half.any():
+        # Relative tolerance for ties: quotients have rounding errors.
+        return ((x < y * (1 - 1e-12)) & (x <= cap * (1 + 1e-12))).astype(float)
+    finite = np.where(np.isfinite(x), x, 0.0)
+    low = finite - x_half
+    end = np.clip(cap, low, finite + x_half)
+
+    def integral(at: Array) -> Array:
+        """Integral of the distribution function of y."""
+        start, stop = y - y_half, y + y_half
+        with np.errstate(invalid="ignore"):
+            found = (np.maximum(at - start, 0) ** 2 - np.maximum(at - stop, 0) ** 2) / (4 * y_half)
+        return np.where(np.isfinite(y), found, 0.0)
+
+    return np.where(np.isfinite(x), (end - low - integral(end) + integral(low)) / (2 * x_half), 0.0)
+
+
+def _permutation_p(scores: Array, n: int) -> Array:
+    """Return the p-values of the sum of the first n scores over all assignments of the runs."""
+    sums = np.abs(scores @ splits(2 * n, n).T)
+    return np.mean(sums >= np.abs(scores[:, :n].sum(1))[:, None] - 1e-9, axis=1)
 
 
 def _exchange_p(differences: Array) -> Array:
@@ -205,22 +274,3 @@ def _exchange_p(differences: Array) -> Array:
 def _signs(n: int) -> Array:
     """Return all vectors of n signs, one in each column, up to a common sign."""
     return 1.0 - 2.0 * (np.arange(2 ** (n - 1))[None, :] >> np.arange(n)[:, None] & 1)
-
-
-def _balance(sums: Array, edges: Array) -> float:
-    """Return the ratio at which the rank sum of method a minus that of method b changes its sign."""
-    positive, negative = np.flatnonzero(sums > 0), np.flatnonzero(sums < 0)
-    low = edges[positive[-1]] if positive.size and positive[-1] < edges.size else math.inf if positive.size else 0.0
-    high = edges[negative[0] - 1] if negative.size and negative[0] > 0 else 0.0 if negative.size else math.inf
-    return math.sqrt(low * high) if low > 0 and high < math.inf else (math.inf if low > 0 else 0.0)
-
-
-def _hull(accepted: Booleans, count: int, edges: Array) -> tuple[float, float]:
-    """Return the smallest interval that contains the accepted ratios between and at the edges."""
-    between, at = accepted[:count], accepted[count:]
-    lows = np.concatenate([[0.0], edges])[between]
-    highs = np.concatenate([edges, [math.inf]])[between]
-    return (
-        float(min(lows.min(initial=math.inf), edges[at].min(initial=math.inf))),
-        float(max(highs.max(initial=0.0), edges[at].max(initial=0.0))),
-    )
