@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from dashpot.errors import ArgumentError
-from dashpot.stats.best_of import expected_best, subset_weights
+from dashpot.stats.best_of import _limits, expected_best, subset_weights
 
 few = settings(max_examples=30, deadline=None)
 scores = st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=1, max_size=9)
@@ -55,7 +56,27 @@ def test_order_of_trials_does_not_matter(values, random):
 @given(scores.filter(lambda values: len(values) > 1))
 def test_limits_are_ordered(values):
     found = expected_best(values, "max")
-    assert np.all(found.low <= found.high)
+    assert np.all((found.low <= found.mean) & (found.mean <= found.high))
+
+
+@pytest.mark.parametrize("n", [6, 8, 16, 40])
+def test_limits_are_those_of_quantiles(n):
+    """The coverage of two order statistics is a binomial probability."""
+    values = np.arange(1.0, n + 1)
+    low, high = _limits(values, 0.95)
+    for k in range(1, n + 1):
+        quantile = 0.5 ** (1 / k)
+        above, below = stats.binom.sf(low[k - 1] - 1, n, quantile), stats.binom.cdf(high[k - 1] - 1, n, quantile)
+        assert above >= 0.975
+        assert stats.binom.sf(low[k - 1], n, quantile) < 0.975  # the next score is no limit
+        assert high[k - 1] == math.inf or below >= 0.975
+        assert stats.binom.cdf(min(high[k - 1] - 2, n - 1), n, quantile) < 0.975
+
+
+def test_limits_of_few_trials_are_infinite():
+    found = expected_best([0.1, 0.4, 0.2, 0.3], "max")
+    assert found.low[0] == -math.inf
+    assert np.all(found.high == math.inf)
 
 
 @pytest.mark.parametrize(("direction", "worst"), [("max", 0.2), ("min", 0.9)])

@@ -10,8 +10,9 @@ import numpy as np
 
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError
+from dashpot.stats.differences import paired_interval
 from dashpot.stats.interval import Interval
-from dashpot.stats.times import LEVEL, Array
+from dashpot.stats.times import LEVEL
 
 
 def rate_sensitivity(scores: Mapping[float, Any], selected: Any, *, level: float = 0.95) -> dict[float, Interval]:
@@ -48,7 +49,8 @@ def rate_sensitivity(scores: Mapping[float, Any], selected: Any, *, level: float
         differences = values - base
         differences = differences[np.isfinite(differences)]
         if differences.size:
-            changes[factor] = _interval(differences, level)
+            unbounded = Interval(float(differences.mean()), -math.inf, math.inf, level, "one seed")
+            changes[factor] = paired_interval(differences, level) or unbounded
     return changes
 
 
@@ -98,14 +100,3 @@ def _number(value: float) -> str:
         return "0"
     digits = max(0, 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}".removeprefix("0")
-
-
-def _interval(differences: Array, level: float) -> Interval:
-    """Return the mean with Student's interval."""
-    from scipy import stats
-
-    mean, n = float(differences.mean()), differences.size
-    if n == 1:
-        return Interval(mean, -math.inf, math.inf, level, "none (one seed)")
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * differences.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, level, "Student t")

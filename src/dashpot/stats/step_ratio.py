@@ -206,7 +206,7 @@ def _boundary(test: Callable[[Array], Booleans], outside: float, inside: float) 
     """Return the boundary between a ratio that fails a test and one that satisfies it, by repeated subdivision."""
     for _ in range(4):  # intervals of 16 parts: a relative width of 1e-6
         points = np.geomspace(outside, inside, 17)
-        first = int(np.argmax(test(points[1:-1]))) + 1 if test(points[1:-1]).any() else 16
+        first = int(np.argmax(np.append(test(points[1:-1]), True))) + 1
         outside, inside = float(points[first - 1]), float(points[first])
     return inside
 
