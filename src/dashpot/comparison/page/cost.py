@@ -27,10 +27,9 @@ def cost(view: View) -> Section | None:
     if not set(known) - {"steps"}:
         return None
     rows = [[view.named(method.name), *(_cell(view, method.cost, key) for key in known)] for method in view.methods]
-    explained = (
-        "Means over the completed runs. Times: training without evaluation. Peak memory: resident memory of the "
-        "process. Bars are relative to the largest value of the column; similar values have none."
-    )
+    explained = "Means over the completed runs. Times: training without evaluation. Memory: resident, of the process."
+    if any('class="bar"' in cell for row in rows for cell in row[1:]):
+        explained += " Bars are relative to the largest value of the column; similar values have none."
     return Section(
         "cost", "Cost of a run", table(["method", *(COLUMNS[key][0] for key in known)], rows) + note(explained)
     )

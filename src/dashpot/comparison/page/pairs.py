@@ -10,10 +10,10 @@ from dashpot.comparison.findings import PairFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.ranking import ROWS
-from dashpot.comparison.page.scales import Scale, padded, robust_limits
+from dashpot.comparison.page.scales import Scale, padded, ranked_limits
 from dashpot.comparison.page.view import Section, View, folded, note, table
 from dashpot.comparison.table import has_limits
-from dashpot.stats import Interval
+from dashpot.stats.interval import reverse
 from dashpot.utils.format import counted
 
 MOST_COLUMNS = 12
@@ -69,10 +69,12 @@ def _forest(view: View) -> str:
 
 
 def _limits(view: View, shown: Sequence[PairFinding]) -> tuple[float, float]:
-    """Return the limits of the axis of `other - best`, which contain 0 and the margin."""
-    values = [end for pair in shown for end in (-pair.difference.estimate, -pair.difference.low, -pair.difference.high)]
+    """Return the limits of the axis; methods with diverged runs do not affect them."""
+    diverged = {method.name for method in view.methods if method.counts.get("diverged")}
+    regular = [pair for pair in shown if pair.other not in diverged] or shown
+    low, high = ranked_limits([reverse(pair.difference) for pair in regular], [0.0])
     margin = view.findings.results.rule.margin or 0.0
-    return padded(*robust_limits(values, [0.0, margin, -margin]))
+    return padded(min(low, -margin), max(high, margin)) if margin <= high - low or low == high else padded(low, high)
 
 
 def _beyond(view: View, shown: Sequence[PairFinding]) -> bool:
@@ -100,7 +102,7 @@ def _drawing(view: View, shown: Sequence[PairFinding], own: Sequence[PairFinding
         drawing.colored(view.color(pair.other), row_of)
     series = [
         Readout(
-            " ".join(filter(None, [f"{pair.other}:", words(pair), view.span(_negative(pair))])),
+            " ".join(filter(None, [f"{pair.other}:", words(pair), view.span(reverse(pair.difference))])),
             [-pair.difference.estimate],
             [index + 1],
             view.color(pair.other),
@@ -111,16 +113,10 @@ def _drawing(view: View, shown: Sequence[PairFinding], own: Sequence[PairFinding
     return plot(frame, title, drawing.body(), series if wide else (), kind)
 
 
-def _negative(pair: PairFinding) -> Interval:
-    """Return the difference of the other method from the better one."""
-    given = pair.difference
-    return Interval(-given.estimate, -given.high, -given.low, given.level, given.method)
-
-
 def _background(drawing: Drawing, view: View, scale: Scale, bottom: float, name: str, ticks: int) -> None:
     margin = view.findings.results.rule.margin
     if margin:
-        left, right = scale.place(-margin), scale.place(margin)
+        left, right = scale.clamped(-margin), scale.clamped(margin)
         place = f'x="{short(left)}" y="2" width="{short(right - left)}" height="{short(bottom - 2)}"'
         drawing.add(f'<rect class="shade" {place}/>')
     for value, label in scale.ticks(ticks):
@@ -132,7 +128,7 @@ def _background(drawing: Drawing, view: View, scale: Scale, bottom: float, name:
 
 
 def _interval(drawing: Drawing, pair: PairFinding, scale: Scale, y: float) -> None:
-    shown = _negative(pair)
+    shown = reverse(pair.difference)
     if math.isfinite(shown.low) and math.isfinite(shown.high):
         drawing.line(scale.clamped(shown.low), y, scale.clamped(shown.high), y, "interval")
     if scale.contains(shown.estimate):

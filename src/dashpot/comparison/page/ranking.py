@@ -10,7 +10,7 @@ from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
-from dashpot.comparison.page.scales import Scale, padded, robust_limits
+from dashpot.comparison.page.scales import Scale, padded, ranked_limits
 from dashpot.comparison.page.view import Section, View, note, table
 from dashpot.utils.format import counted, duration
 
@@ -18,6 +18,8 @@ ROWS = 40
 """Largest number of methods in a drawing; more methods need several drawings, which fit on printed pages."""
 MOST_DOTS = 400
 """Number of single scores in a drawing above which they are omitted."""
+KINDS = {"Student t", "BCa"}
+"""Names of intervals that the page mentions."""
 WIDE, NARROW = 900.0, 360.0
 ROW, TALL_ROW = 26.0, 40.0
 GROUP = 24.0
@@ -41,14 +43,13 @@ def _chart(view: View, ranked: Sequence[MethodFinding], start: int) -> str:
 
 
 def _limits(view: View) -> tuple[float, float]:
-    """Return the limits of the axis, which are equal in all drawings."""
-    scores = [score for method in view.methods for score in method.scores]
-    low, high = robust_limits(scores)
-    means = [method.mean for method in view.methods if method.mean is not None]
-    ends = [end for mean in means for end in (mean.low, mean.high) if low <= mean.estimate <= high]
-    reach = high - low
-    inside = [end for end in ends if low - reach <= end <= high + reach]
-    return padded(min([low, *inside]), max([high, *inside]))
+    """Return the limits of the axis, which are equal in all drawings; methods with diverged runs do not affect them."""
+    ranked = [method for method in view.methods if method.mean is not None]
+    regular = [method for method in ranked if not method.counts.get("diverged")] or ranked
+    low, high = ranked_limits([method.mean for method in regular if method.mean is not None])
+    reach = (high - low) / 2
+    scores = [score for method in regular for score in method.scores if low - reach <= score <= high + reach]
+    return padded(min([low, *scores]), max([high, *scores]))
 
 
 def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str) -> str:
@@ -67,7 +68,7 @@ def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str)
         _groups(drawing, ranked, row, width)
     _axis(drawing, view, scale, bottom, width)
     series: list[Readout] = []
-    dots = sum(len(method.scores) for method in ranked) <= MOST_DOTS
+    dots = _has_dots(ranked)
     for index, method in enumerate(ranked):
         middle = places.place(index + 1) + (0 if wide else 8)
         own = Drawing()
@@ -90,6 +91,10 @@ def _groups(drawing: Drawing, ranked: Sequence[MethodFinding], row: float, width
         if count > 1:
             low, high = short(top + 5), short(top + height - 5)
             drawing.add(f'<path class="bracket" d="M18 {low}h-4V{high}h4"/>')
+
+
+def _has_dots(ranked: Sequence[MethodFinding]) -> bool:
+    return sum(len(method.scores) for method in ranked[:ROWS]) <= MOST_DOTS
 
 
 def _has_limits(view: View) -> bool:
@@ -161,10 +166,11 @@ def _legend(view: View, ranked: Sequence[MethodFinding]) -> str:
     arrows = "Arrows: values beyond the axis." if beyond else ""
     if not _has_limits(view):
         return note(f"Scores of {counted(len(view.findings.seeds), 'seed')}, without intervals.", arrows)
-    kinds = sorted({method.mean.method for method in ranked if method.mean is not None and method.mean.method})
+    kinds = sorted({method.mean.method for method in ranked if method.mean is not None} & KINDS)
+    seeds = "; small dots: single seeds" if _has_dots(ranked) else ""
     kind = f" ({', '.join(kinds)})" if kinds else ""
     parts = [
-        f"Large dot: mean over {counted(len(view.findings.seeds), 'seed')}; small dots: single seeds.",
+        f"Large dot: mean over {counted(len(view.findings.seeds), 'seed')}{seeds}.",
         f"Line: 95 % confidence interval of the mean{kind}.",
     ]
     if any(count > 1 for _, _, count in _spans(ranked)):

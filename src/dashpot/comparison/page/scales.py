@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dashpot.comparison.page.number_text import bare
+from dashpot.stats import Interval
 
 Array = npt.NDArray[np.float64]
 
 FENCE = 3.0
 """Distance from the quartiles, in units of the distance between them, beyond which a value is an outlier."""
+REACH = 6.0
+"""Largest distance of a shown estimate from the best one, in units of the differences between the leading methods."""
 MARGIN = 0.04
 """Margin at both ends of an axis, as a share of its length."""
 LOG_RATIO = 5.0
@@ -137,6 +140,30 @@ def robust_limits(values: Iterable[float], include: Sequence[float] = ()) -> tup
     reach = FENCE * (third - first)
     inside = known[(known >= first - reach) & (known <= third + reach)] if reach > 0 else known
     return min([float(inside[0]), *include]), max([float(inside[-1]), *include])
+
+
+def ranked_limits(intervals: Sequence[Interval], include: Sequence[float] = ()) -> tuple[float, float]:
+    """Return limits that show the differences between the leading estimates, whatever the values of the last ones.
+
+    The limits contain the intervals whose estimates are within `REACH` spans of the first estimate. The span is the
+    range of the better half of the estimates, or their median half-width if this is larger.
+
+    Args:
+        intervals: Estimates with intervals from best to worst, at least one.
+        include: Values within the limits in any case.
+
+    >>> [round(end, 3) for end in ranked_limits([Interval(x, x - 0.01, x + 0.01) for x in (0.9, 0.88, 0.87, 0.1)])]
+    [0.86, 0.91]
+    """
+    first = intervals[0].estimate
+    leading = intervals[: max(2, -(-len(intervals) // 2))]
+    estimates = [item.estimate for item in leading]
+    widths = [half for item in leading if math.isfinite(half := (item.high - item.low) / 2)]
+    span = max(estimates) - min(estimates)
+    reach = REACH * max(span, float(np.median(widths)) if widths else 0.0)
+    known = [item for item in intervals if abs(item.estimate - first) <= reach]
+    ends = [end for item in known for end in (item.estimate, item.low, item.high) if abs(end - first) <= reach]
+    return min([*ends, *include]), max([*ends, *include])
 
 
 def quantile_limits(values: Iterable[float], low: float, high: float) -> tuple[float, float] | None:

@@ -32,10 +32,12 @@ def target(view: View) -> Section | None:
 
 
 def _charts(view: View) -> str:
-    panels = [_panel(method) for method in view.methods]
-    last = max(panel.main.steps[-1] for panel in panels if len(panel.main.steps))
+    curves = [method.survival for method in view.methods if method.survival is not None]
+    runs = view.findings.results.runs
+    last = max([*(float(curve.steps[-1]) for curve in curves if len(curve.steps)), *(run.steps for run in runs)])
     if not last > 0:
         return ""
+    panels = [_panel(method, END * last) for method in view.methods]
     shared = Axes((0, last * END), (-0.02, 1.04), "steps", "share of runs that have reached the target")
     explained = (
         "Share of the runs of a method that have reached the target, by Kaplan-Meier; a run that misses it is censored "
@@ -44,16 +46,15 @@ def _charts(view: View) -> str:
     return small_multiples(view, "target", shared, panels) + note(explained)
 
 
-def _panel(method: MethodFinding) -> Panel:
+def _panel(method: MethodFinding, end: float) -> Panel:
     curve = method.survival
-    reached = Curve(np.empty(0), np.empty(0)) if curve is None or not len(curve.steps) else _continued(curve)
+    reached = Curve(np.empty(0), np.empty(0)) if curve is None or not len(curve.steps) else _continued(curve, end)
     return Panel(method.name, reached, value=f"{method.reached} of {_ended(method)}", steps=True)
 
 
-def _continued(survival: Curve) -> Curve:
+def _continued(survival: Curve, end: float) -> Curve:
     """Return the share of runs that have reached the target, up to the end of the axis."""
-    steps, values = survival
-    return Curve(np.append(steps, END * steps[-1]), 1 - np.append(values, values[-1]))
+    return Curve(np.append(survival.steps, end), 1 - np.append(survival.values, survival.values[-1]))
 
 
 def _ended(method: MethodFinding) -> int:
@@ -85,11 +86,15 @@ def _ratio(view: View, method: MethodFinding) -> str:
 
 
 def ratio_text(ratio: Interval) -> str:
-    """Return a ratio with its limits.
+    """Return a ratio with its limits; a lower limit alone if the ratio has no upper limit.
 
     >>> ratio_text(Interval(1.2, 0.9, float("inf")))
     '1.20 (.90 to ∞)'
+    >>> ratio_text(Interval(float("inf"), 1.85, float("inf")))
+    'at least 1.85'
     """
+    if math.isinf(ratio.estimate) and 0 < ratio.low < math.inf:
+        return f"at least {bare(f'{ratio.low:.2f}')}"
     estimate, low, high = (
         bare(f"{value:.2f}") if math.isfinite(value) else "∞" for value in (ratio.estimate, ratio.low, ratio.high)
     )
