@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from dashpot.comparison.csv_table import Columns, CsvRow, read_rows, runs_of, split_of
+from dashpot.comparison.diverged_scores import diverged_remarks, with_diverged_scores
 from dashpot.comparison.results import Curve, JudgedRun, Results, ScoreRule
 from dashpot.constraints import Interval, OneOf, Optional, check, unknown
 from dashpot.errors import ArgumentError
@@ -19,9 +19,6 @@ OWNER = "from-csv"
 DIRECTION = OneOf((None, "max", "min"))
 PREFERRED = ("accuracy", "acc", "loss")
 """Metrics that are used without `metric`, the first of them that the file contains."""
-
-MOST_NAMED = 3
-"""Number of runs that a remark names."""
 
 
 def results_of_csv(
@@ -60,7 +57,7 @@ def results_of_csv(
     split, name = split_of(score)
     rule = ScoreRule(name, _direction(name, direction), split, target, margin)
     runs = [_run(method, seed, own, titles, rule) for method, seed, own in runs_of(path, rows)]
-    runs = _scored(runs, rule, score)
+    runs = with_diverged_scores(runs, rule, " ".join(split_of(score)))
     return Results(
         task=path.stem,
         description="",
@@ -149,36 +146,10 @@ def _steps_to_target(curve: Curve | None, rule: ScoreRule, status: str) -> float
     return float(curve.steps[met][0]) if met.any() else math.inf
 
 
-def _scored(runs: Sequence[JudgedRun], rule: ScoreRule, title: str) -> list[JudgedRun]:
-    """Return the runs, with the scores of the diverged ones, which are censored at the end of the longest run."""
-    name, last = " ".join(split_of(title)), max(run.steps for run in runs)
-    first = [_first(run.curves.get(name)) for run in runs]
-    known = [value for value in first if value is not None]
-    worst = min(known, key=lambda value: rule.sign * value) if known else None
-    return [
-        replace(run, score=worst if own is None else own, steps=last) if run.status == "diverged" else run
-        for run, own in zip(runs, first, strict=True)
-    ]
-
-
-def _first(curve: Curve | None) -> float | None:
-    """Return the first value of a curve if it is finite."""
-    return float(curve.values[0]) if curve is not None and math.isfinite(curve.values[0]) else None
-
-
 def _remarks(runs: Sequence[JudgedRun]) -> tuple[str, ...]:
     """Return remarks on scores at different steps and on the scores of diverged runs."""
     remarks = []
     ends = sorted({run.steps for run in runs if run.status == "done"})
     if len(ends) > 1:
         remarks.append(f"The runs have different lengths, {ends[0]} to {ends[-1]} steps; each score is the last value.")
-    late = [run for run in runs if run.status == "diverged" and not _from_start(run)]
-    if late:
-        seeds = ", ".join(f"{run.method} seed {run.seed}" for run in late[:MOST_NAMED])
-        more = f" and {len(late) - MOST_NAMED} more" if len(late) > MOST_NAMED else ""
-        remarks.append(f"Without a value at step 0, the score of a diverged run is its first value: {seeds}{more}.")
-    return tuple(remarks)
-
-
-def _from_start(run: JudgedRun) -> bool:
-    return any(curve.steps[0] == 0 for curve in run.curves.values())
+    return (*remarks, *diverged_remarks(runs))
