@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ class Leaf(Protocol):
     def allows(self, value: Any) -> bool: ...
 
 
-@runtime_checkable
 class Nested(Protocol):
     """Rule for a nested value."""
 
@@ -61,12 +60,18 @@ def require(rule: Rule, value: Any, path: str = "") -> None:
     Traceback (most recent call last):
     dashpot.utils.schema.SchemaError: history[1].loss must be a number, got 'low'
     """
-    if isinstance(rule, Nested):
+    if _is_nested(rule):
         rule.check(value, path)
         return
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, Tensor) or not rule.allows(value):
+    leaf = cast("Leaf", rule)
+    if isinstance(value, Tensor) or not leaf.allows(value):
         raise violation(path, str(rule), value)
+
+
+def _is_nested(rule: Rule) -> TypeGuard[Nested]:
+    """Return whether a rule is nested; `isinstance` with a protocol takes 20 times longer."""
+    return hasattr(rule, "check")
 
 
 def violation(path: str, expected: str, value: Any) -> SchemaError:
@@ -155,6 +160,8 @@ class ListOf:
             raise violation(path, "a list", value)
         if len(value) < self.least:
             raise violation(path, f"a list of at least {self.least} items", value)
+        if isinstance(self.item, Real) and all(type(item) is float for item in value):
+            return  # as in records with a loss per step
         for index, item in enumerate(value):
             require(self.item, item, f"{path}[{index}]")
 
