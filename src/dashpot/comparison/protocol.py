@@ -69,7 +69,7 @@ def _tuning(settings: Mapping[str, Any], rule: ScoreRule) -> Iterator[tuple[str,
         f"{counted(tuning['budget'], 'trial')} per method with seed {tuning['seed']}: the given settings, then "
         f"{SAMPLERS.get(tuning['sampler'], tuning['sampler'])}; selected by the final {rule.metric} on validation data",
     )
-    yield "Pruning", PRUNERS.get(tuning["pruner"], tuning["pruner"])
+    yield "Pruning", PRUNERS.get(tuning["pruner"], str(tuning["pruner"]))
     for space, methods in _spaces(tuning["spaces"]).items():
         yield f"Search space of {', '.join(methods)}", space
 

@@ -164,9 +164,10 @@ def text_table(findings: Findings, *, width: int = WIDTH) -> str:
     columns = [list(cells) for cells in zip(*rows, strict=True)]
     empty = [k for k, cells in enumerate(columns) if k > 1 and not any(cell.strip(" -") for cell in cells[1:])]
     kept = [k for k in range(len(columns)) if k not in empty]
-    while _name_width(columns, kept, width) < LEAST_NAME and len(kept) > 3:
+    least = min(LEAST_NAME, max(map(len, columns[1])))
+    while _name_width(columns, kept, width) < least and len(kept) > 3:
         kept.pop()
-    columns[1] = [_truncated(name, max(LEAST_NAME, _name_width(columns, kept, width))) for name in columns[1]]
+    columns[1] = [_truncated(name, max(least, _name_width(columns, kept, width))) for name in columns[1]]
     left = (0, 1, 4)
     aligned = [_aligned(columns[k], left=k in left) for k in kept]
     lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
