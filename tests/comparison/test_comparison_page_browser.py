@@ -1,0 +1,71 @@
+"""Page of a comparison in a browser: no message, values by keyboard, prints, and narrow screens."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from processes import LIMIT
+from results_support import case
+
+from dashpot.comparison.judge import judge
+from dashpot.comparison.page import render_page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="requires Chromium")]
+
+
+def drawn(text: str, folder: Path, action: str = "", width: int = 1000) -> str:
+    """Return the document after its script and `action`; fail if the console has a message."""
+    file = folder / "page.html"
+    file.write_text(f'{text}<script>addEventListener("load", () => {{ {action} }});</script>', encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
+    command = [str(BROWSER), *options, f"--user-data-dir={folder}", "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def text():
+    return render_page([judge(case("everything"))])
+
+
+@pytest.mark.parametrize("name", ["everything", "html", "no runs"])
+def test_browser_reports_no_message(name, tmp_path):
+    document = drawn(render_page([judge(case(name))]), tmp_path)
+    assert (document.count('role="status"') > 0) == (name != "no runs")
+
+
+def test_arrow_keys_show_values_in_every_kind_of_chart(text, tmp_path):
+    action = """
+      const names = ["ranking", "score", "pairs", "target", "tuning", "sensitivity"];
+      names.forEach((name) => document.querySelector(`#${name} .plot`)
+        .dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" })));
+    """
+    document = drawn(text, tmp_path, action)
+    tips = re.findall(r'<div class="tip" role="status" style=[^>]*><b>(.*?)</b>', document)
+    starts = ["test accuracy", "steps 0", "difference from adamw", "steps 0", "trials 1", "factor of the learning rate"]
+    assert len(tips) == len(starts)
+    for tip, start in zip(tips, starts, strict=True):
+        assert tip.startswith(start)
+
+
+def test_prints_contain_the_folded_parts(text, tmp_path):
+    before = drawn(text, tmp_path).count('open=""')
+    printed = drawn(text, tmp_path, 'dispatchEvent(new Event("beforeprint"));').count('open=""')
+    after = drawn(text, tmp_path, '["beforeprint", "afterprint"].forEach((name) => dispatchEvent(new Event(name)));')
+    assert (before, after.count('open=""')) == (0, 0)
+    assert printed == text.count("data-print=")
+
+
+@pytest.mark.parametrize("name", ["everything", "long names", "many seeds"])
+def test_narrow_screens_do_not_scroll_sideways(name, tmp_path):
+    action = "document.title = document.documentElement.scrollWidth - innerWidth;"
+    document = drawn(render_page([judge(case(name))]), tmp_path, action, width=500)  # the least width of Chromium
+    found = re.search("<title>(-?[0-9]+)</title>", document)
+    assert found is not None
+    assert int(found[1]) <= 0
