@@ -114,7 +114,7 @@ def test_tables_of_a_different_program_raise_and_remain_unchanged(server, databa
     ("revision", "message"),
     [("v2.4.0.a", r"tables of an older optuna: run `optuna storage upgrade"), ("v99", "tables of a newer optuna")],
 )
-def test_tables_of_another_version_of_optuna_raise(server, database, revision, message):
+def test_tables_of_a_different_version_of_optuna_raise(server, database, revision, message):
     open_storage(database).close()
     server.execute(f"UPDATE alembic_version SET version_num = '{revision}'", database.rsplit("/", 1)[1])
     with pytest.raises(RunError, match=message):
@@ -173,7 +173,7 @@ def test_sqlite_file_of_a_different_program_raises(tmp_path):
         open_storage(f"sqlite:///{tmp_path}/notes.db")
 
 
-def test_file_that_is_no_database_raises(tmp_path):
+def test_file_without_database_raises(tmp_path):
     (tmp_path / "notes.txt").write_text("notes " * 1000, encoding="ascii")
     with pytest.raises(RunError, match="cannot hold a study: file is not a database"):
         open_storage(f"sqlite:///{tmp_path}/notes.txt")
@@ -182,5 +182,5 @@ def test_file_that_is_no_database_raises(tmp_path):
 def test_read_only_sqlite_file_raises(tmp_path):
     open_storage(f"sqlite:///{tmp_path}/studies.db").close()
     url = f"sqlite:///file:{tmp_path}/studies.db?mode=ro&uri=true"
-    with pytest.raises(RunError, match="read-?only"), open_storage(url) as storage:
+    with pytest.raises(RunError, match=r"read-?only"), open_storage(url) as storage:
         queue_in(storage, tmp_path)

@@ -165,7 +165,7 @@ def test_unwritable_folder_raises(tmp_path):
         open_storage(tmp_path / "file" / "study.journal")
 
 
-def test_storage_that_is_no_url_raises():
+def test_storage_without_url_raises():
     with pytest.raises(RunError, match=r"The storage must be a URL, such as postgresql://.*got 'studies'"):
         open_storage("studies")
 

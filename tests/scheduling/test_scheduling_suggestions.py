@@ -22,13 +22,13 @@ SPACE = {"lr": Range(1e-4, 1.0, log=True), "momentum": Range(0.5, 0.99)}
 
 @pytest.fixture
 def make(tmp_path):
-    """Return a function that opens a queue of 20 trials in a journal."""
+    """Return a function that opens a queue of 16 trials in a journal."""
     opened = []
 
     def make(name="study", **options):
         storage = open_storage(tmp_path / f"{name}.journal")
         queue = WorkQueue(storage, "digits", {}, tmp_path, **options)
-        queue.add(WorkItem(f"trial/adam/{number}", "adam") for number in range(20))
+        queue.add(WorkItem(f"trial/adam/{number}", "adam") for number in range(16))
         opened.append(queue)
         return queue
 
@@ -72,20 +72,20 @@ def best_of_queue(queue, suggest):
 def test_tpe_suggests_values_in_range_that_depend_only_on_the_trials(make):
     first, second = (best_of_queue(make(name), lambda claim: claim.suggest(SPACE)) for name in ("one", "two"))
     assert first == second
-    assert len(set(first)) == 20
+    assert len(set(first)) == 16
     assert all(1e-4 <= rate <= 1.0 for rate in first)
 
 
 def test_tpe_learns_from_given_and_diverged_trials(make):
-    """After ten trials at random, the sampler concentrates on the better half of the range."""
+    """After ten trials, the sampler concentrates on the better half of the range."""
     queue = make()
     while claim := queue.claim():
         number = int(claim.key.rsplit("/", 1)[1])
-        rate = claim.suggest(SPACE, {"lr": 10 ** (-number / 4), "momentum": 0.9} if number < 12 else None)["lr"]
+        rate = claim.suggest(SPACE, {"lr": 10 ** (-number / 4), "momentum": 0.9} if number < 10 else None)["lr"]
         is_stable = rate < 0.3
         claim.finish("done" if is_stable else "diverged", rate if is_stable else 0.0, {})
-    rates = [queue.outcomes()[f"trial/adam/{number}"].values["lr"] for number in range(12, 20)]
-    assert sum(rate > 0.01 for rate in rates) >= 5  # at random, half of the logarithmic range
+    rates = [queue.outcomes()[f"trial/adam/{number}"].values["lr"] for number in range(10, 16)]
+    assert sum(rate > 0.01 for rate in rates) >= 4  # at random, half of the logarithmic range
 
 
 def test_item_of_ended_worker_keeps_its_values(make):

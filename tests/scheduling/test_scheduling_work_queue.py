@@ -213,6 +213,29 @@ def test_outcome_delivered_by_an_observer_counts_as_finished(make, storage):
     assert not claim.is_lost
 
 
+def test_outcome_written_before_an_interrupt_is_kept_by_close(make, storage):
+    queue, other = make(), make()
+    claim = claimed(queue)
+    claim._call = interrupted_after(claim._call)
+    with pytest.raises(KeyboardInterrupt):
+        claim.finish("done", 0.5, {"n": 1})
+    queue.close()
+    assert other.outcomes()[claim.key].data == {"n": 1}
+
+
+def interrupted_after(call):
+    """Return a function that works once and is interrupted at the second call."""
+    calls = []
+
+    def once(operation, default):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(operation)
+        return call(operation, default)
+
+    return once
+
+
 def test_interrupted_claim_of_the_same_worker_is_claimed_again(make):
     queue = make()
     claim = claimed(queue)

@@ -10,7 +10,7 @@ from dashpot.constraints import OneOf, check
 from dashpot.scheduling.optuna_library import load_optuna
 from dashpot.scheduling.storage import Storage
 from dashpot.scheduling.suggestions import Dimension, is_below_median, record_parameters, sampled
-from dashpot.scheduling.trials import OUTCOME, VALUES, end_trial, final_state, new_outcome, outcome_of
+from dashpot.scheduling.trials import OUTCOME, VALUES, end_state, end_trial, new_outcome, outcome_of
 
 SAMPLERS = ("tpe",)
 PRUNERS = ("none", "median")
@@ -23,6 +23,7 @@ class Claim:
         key: Name of the item.
         is_lost: Whether another worker has taken over the item, after this worker was suspended for longer than its
             lease; `finish` then returns False, so that execution can stop.
+        outcome: Outcome that `finish` has written into the trial; None before.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Claim:
     ) -> None:
         self.key = key
         self.is_lost = False
+        self.outcome: dict[str, Any] | None = None
         self._storage = storage
         self._study = study
         self._trial = trial
@@ -100,9 +102,10 @@ class Claim:
             StorageLost: If the storage does not answer; the item is not finished.
         """
         outcome = new_outcome(self.key, status, score, data)
-        state, values = final_state(outcome)
+        state, values = end_state(outcome)
         # The outcome precedes the state: a finished trial always has an outcome, whatever kills this process.
         self._call(lambda base: base.set_trial_user_attr(self._trial, OUTCOME, outcome), None)
+        self.outcome = outcome
         self._call(lambda base: base.set_trial_state_values(self._trial, state, values), None)
         if self.is_lost:  # an observer may have ended this trial with the outcome
             self.is_lost = outcome_of(self._storage.call(lambda base: base.get_trial(self._trial))) is None
@@ -111,7 +114,7 @@ class Claim:
 
     def release(self) -> None:
         """Give the item back, for example after Ctrl-C; another worker can claim it at once."""
-        end_trial(self._storage, self._trial, None)
+        end_trial(self._storage, self._trial, self.outcome)
         self._end(self._trial, False)
 
     def _call(self, operation: Callable[[Any], Any], default: Any) -> Any:

@@ -43,12 +43,14 @@ def new_outcome(key: str, status: str, score: float | None, data: Mapping[str, A
         raise ArgumentError(f"Claim.finish: data must be a mapping of JSON values ({error}).") from error
 
 
-def final_state(outcome: Mapping[str, Any]) -> tuple[Any, list[float] | None]:
-    """Return the state and the values of a trial with an outcome.
+def end_state(outcome: Mapping[str, Any] | None) -> tuple[Any, list[float] | None]:
+    """Return the state and the values of a trial that ends with an outcome, or is given up without one.
 
     An item without a usable score is PRUNED, which samplers rank below all scores.
     """
     state = load_optuna().trial.TrialState
+    if outcome is None:
+        return state.FAIL, None
     score = None if outcome["score"] is None else float(outcome["score"])
     if outcome["status"] in ("done", "diverged") and score is not None and math.isfinite(score):
         return state.COMPLETE, [score]
@@ -57,9 +59,8 @@ def final_state(outcome: Mapping[str, Any]) -> tuple[Any, list[float] | None]:
 
 def end_trial(storage: Storage, trial: int, outcome: Mapping[str, Any] | None) -> None:
     """End a running trial with its outcome, or give it up without one; a finished trial remains unchanged."""
-    optuna = load_optuna()
-    state, values = (optuna.trial.TrialState.FAIL, None) if outcome is None else final_state(outcome)
-    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+    state, values = end_state(outcome)
+    with contextlib.suppress(load_optuna().exceptions.UpdateFinishedTrialError):
         storage.call(lambda base: base.set_trial_state_values(trial, state, values))
 
 

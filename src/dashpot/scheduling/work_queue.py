@@ -14,7 +14,7 @@ from dashpot.scheduling.leases import RENEWALS, LeaseWatch, new_lease
 from dashpot.scheduling.optuna_library import load_optuna
 from dashpot.scheduling.queue_settings import create_study, share_settings, study_name
 from dashpot.scheduling.storage import Storage
-from dashpot.scheduling.trials import LEASE, OUTCOME, GroupTrials, end_trial, new_trial
+from dashpot.scheduling.trials import LEASE, OUTCOME, GroupTrials, end_state, end_trial, new_trial
 from dashpot.scheduling.work_items import Outcome, Pending, WorkItem
 from dashpot.scheduling.worker_lock import WorkerLock
 
@@ -224,10 +224,14 @@ class WorkQueue:
                 claim.is_lost = claim.is_lost or trial in self._claims
 
     def _released(self, trial: int) -> bool:
-        """Give back an item with a single attempt, and return whether the storage has answered."""
+        """Give back an item with a single attempt, and return whether the storage has answered.
+
+        If an interrupt or outage has hit `Claim.finish` after it has written the outcome, the outcome is kept.
+        """
         optuna = load_optuna()
+        state, values = end_state(self._claims[trial].outcome)
         try:
-            self._storage.attempt(lambda base: base.set_trial_state_values(trial, optuna.trial.TrialState.FAIL))
+            self._storage.attempt(lambda base: base.set_trial_state_values(trial, state, values))
         except optuna.exceptions.UpdateFinishedTrialError:
             pass
         except Exception:

@@ -6,15 +6,18 @@ import contextlib
 import os
 import platform
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dashpot.errors import RunError
-from dashpot.scheduling.file_lock import HAS_FLOCK, try_lock, wait_for_lock
+from dashpot.scheduling.file_lock import HAS_FLOCK, try_lock
 
 _FOLDER = ".workers"
 _CLAIMING = "claiming"
+_LONGEST_CLAIM = 5.0
+_PAUSE = 0.001
 
 
 class WorkerLock:
@@ -41,7 +44,9 @@ class WorkerLock:
         self.worker = secrets.token_hex(8)
         self.host = _host()
         self._folder = None if folder is None or not HAS_FLOCK else folder / _FOLDER
-        self._descriptor = None if self._folder is None else _open_locked(self._folder / f"{self.worker}.lock")
+        self._descriptor = None if self._folder is None else _locked_file(self._folder / f"{self.worker}.lock")
+        if self._descriptor is None:
+            self._folder = None
 
     def has_ended(self, worker: str, host: str) -> bool:
         """Return whether a worker has certainly ended; False if it is alive, or has no lock file in this folder."""
@@ -60,15 +65,17 @@ class WorkerLock:
 
     @contextmanager
     def claiming(self) -> Iterator[None]:
-        """Let one worker of the folder claim at a time; without a folder, the context manager has no effect."""
-        if self._folder is None:
-            yield
-            return
-        descriptor = _open_locked(self._folder / _CLAIMING)
+        """Let one worker of the folder claim at a time.
+
+        The lock only saves claims of the same item: after a few seconds, or without a folder, the block runs without
+        it.
+        """
+        descriptor = None if self._folder is None else _locked_file(self._folder / _CLAIMING, _LONGEST_CLAIM)
         try:
             yield
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def close(self, *, remove: bool = True) -> None:
         """Release the lock.
@@ -93,22 +100,31 @@ class WorkerLock:
                 path.unlink(missing_ok=True)
 
 
-def _open_locked(path: Path) -> int:
-    """Create a file if it is missing and lock it."""
-    while True:
+def _locked_file(path: Path, limit: float = 60.0) -> int | None:
+    """Open and lock a file, which is created if it is missing; None if it cannot be locked within the limit."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        descriptor = _opened(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise RunError(f"Cannot create the lock file {path}: {error.strerror or error}.") from error
-        try:
-            wait_for_lock(descriptor, path)
-            if _is_current(descriptor, path):
+            if try_lock(descriptor) and _is_current(descriptor, path):
                 return descriptor
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return None
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+        time.sleep(_PAUSE)
+    return None
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunError(f"Cannot create the lock file {path}: {error.strerror or error}.") from error
 
 
 def _is_current(descriptor: int, path: Path) -> bool:
