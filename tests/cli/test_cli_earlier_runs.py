@@ -25,7 +25,7 @@ def earlier_run(dashpot, monkeypatch, name: str) -> None:
     file.write_text("".join(kept))
 
 
-def test_resume_refuses_to_train_on_other_data(dashpot, monkeypatch):
+def test_resume_on_other_data_raises(dashpot, monkeypatch):
     earlier_run(dashpot, monkeypatch, "run")
     before = Path("run/run.jsonl").read_bytes()
     sentence = refused(dashpot("train", "--resume", "run"))
@@ -34,7 +34,7 @@ def test_resume_refuses_to_train_on_other_data(dashpot, monkeypatch):
     assert Path("run/run.jsonl").read_bytes() == before
 
 
-def test_cure_of_the_message_resumes_on_the_same_data(dashpot, monkeypatch):
+def test_options_of_the_message_resume_on_the_same_data(dashpot, monkeypatch):
     dashpot("train", *WORDS, "--task-options", "validation_size=0", "--out", "uninterrupted")
     earlier_run(dashpot, monkeypatch, "run")
     assert dashpot("train", "--resume", "run", "--override", "--task-options", "validation_size=0")[0] == 0

@@ -30,6 +30,9 @@ def test_every_example_has_a_test():
         "plain_pytorch",
         # This example is tested in tests/training/test_examples_lesson.py.
         "lesson",
+        # These examples are tested in tests/tasks/test_examples_own_tasks.py.
+        "csv_regression",
+        "image_folder",
         # This example is tested in tests/watching/test_watch_report.py.
         "watch_a_run",
     }

@@ -120,10 +120,10 @@ def check_task(plan: RunPlan, run: Run | None, path: Path, *, override: bool) ->
         return
     found = diff_data(run.task, dict(plan.task.config), "task")
     if found and not override:
-        cure = "Resume with --override to accept this."
+        advice = "Resume with --override to accept this."
         if trained_on_all(run.task, plan.task.config):
-            cure = "Resume with --override --task-options validation_size=0 to train on the same data as before."
-        raise RunError(f"The task of {path} has changed: {_joined(found)}. {cure}")
+            advice = "Resume with --override --task-options validation_size=0 to train on the same data as before."
+        raise RunError(f"The task of {path} has changed: {_joined(found)}. {advice}")
     if found := diff_data(run.header["versions"], versions()):
         warn(f"{path} was started with different versions, so its numbers may differ: {_joined(found)}.")
 
