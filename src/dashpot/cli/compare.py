@@ -1,4 +1,4 @@
-"""The commands `dashpot compare`, `report`, `demo` and `reproduce`."""
+"""The commands `dashpot compare`, `demo` and `reproduce`."""
 
 from __future__ import annotations
 
@@ -133,14 +133,6 @@ def compare(
     ).study()
     folder = out or Path("runs") / f"compare-{file_name(study.task.name)}"
     compare_study(study, folder, storage=storage, jobs=jobs)
-
-
-def report(folder: Path, /) -> None:
-    """Regenerate the report of a comparison from its records."""
-    print_first_line(f"Reading {folder}.")
-    from dashpot.comparison import write_report
-
-    print(f"Report: {write_report(folder)}")
 
 
 def demo(*, jobs: Jobs = 2, out: Out = None, data_dir: DataDir = None) -> None:

@@ -28,7 +28,8 @@ def pair_findings(
         level: Simultaneous confidence level.
 
     Returns:
-        The pairs, in the order of the methods, and a symmetric matrix of the pairs whose scores differ significantly.
+        The pairs, in the order of the methods, and a symmetric matrix of the pairs in which one method is better. Two
+        methods that are equivalent within the margin are not, even if the sign of their difference is known.
     """
     count = matrix.scored
     separated = np.zeros((count, count), dtype=bool)
@@ -38,9 +39,10 @@ def pair_findings(
     log_rank = log_rank_tests(results, matrix.methods[:count])
     pairs = []
     for i, j in combinations(range(count), 2):
-        separated[i, j] = separated[j, i] = compared.separated(i, j)
         names = matrix.methods[i], matrix.methods[j]
-        pairs.append(_pair(compared, (i, j), matrix, results.rule, log_rank.get(names)))
+        pair = _pair(compared, (i, j), matrix, results.rule, log_rank.get(names))
+        separated[i, j] = separated[j, i] = pair.verdict == "better"
+        pairs.append(pair)
     return tuple(pairs), separated
 
 

@@ -15,9 +15,9 @@ MOST_DECIMALS = 6
 
 
 def score_decimals(methods: Iterable[MethodFinding]) -> int:
-    """Return the number of decimals of scores: two significant digits of the median half-width of the intervals.
+    """Return the number of decimals of scores.
 
-    Without intervals, the scores have three significant digits.
+    The median half-width of the intervals has two significant digits, and the largest score at least three.
 
     Args:
         methods: Findings on the methods.
@@ -25,8 +25,18 @@ def score_decimals(methods: Iterable[MethodFinding]) -> int:
     means = [method.mean for method in methods if method.mean is not None]
     widths = [(mean.high - mean.low) / 2 for mean in means]
     known = [width for width in widths if 0 < width < math.inf]
-    sizes = known or [abs(mean.estimate) / 100 for mean in means if 0 < abs(mean.estimate) < math.inf]
-    return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(median(sizes))))) if sizes else MOST_DECIMALS
+    largest = max((abs(mean.estimate) for mean in means), default=0.0)
+    needed = [digits_after_point(median(known), 2)] if known else []
+    return min(MOST_DECIMALS, max([*needed, digits_after_point(largest, 3)]))
+
+
+def digits_after_point(size: float, digits: int) -> int:
+    """Return the number of decimals with which a number has some significant digits; 3 for zero.
+
+    >>> digits_after_point(0.0042, 2), digits_after_point(0.88, 3), digits_after_point(1234.0, 3)
+    (4, 3, 0)
+    """
+    return max(0, digits - 1 - math.floor(math.log10(size))) if 0 < size < math.inf else 3
 
 
 def names_text(names: Sequence[str], most: int = MAX_NAMES) -> str:
