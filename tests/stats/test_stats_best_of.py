@@ -68,7 +68,7 @@ def test_limits_are_those_of_quantiles(n):
         quantile = 0.5 ** (1 / k)
         above, below = stats.binom.sf(low[k - 1] - 1, n, quantile), stats.binom.cdf(high[k - 1] - 1, n, quantile)
         assert above >= 0.975
-        assert stats.binom.sf(low[k - 1], n, quantile) < 0.975  # the next score is no limit
+        assert stats.binom.sf(low[k - 1], n, quantile) < 0.975  # the next score is too large
         assert high[k - 1] == math.inf or below >= 0.975
         assert stats.binom.cdf(min(high[k - 1] - 2, n - 1), n, quantile) < 0.975
 

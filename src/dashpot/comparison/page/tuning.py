@@ -38,8 +38,8 @@ def _charts(view: View) -> str:
     last = max(panel.main.steps[-1] for panel in panels if len(panel.main.steps))
     shared = Axes((1, last), padded(*robust_limits(values)), "trials", f"best validation {metric}", dots=most <= 20)
     explained = (
-        f"Expected best validation {metric} after a number of tuning trials. Band: 95 % confidence interval of the median "
-        "best score, up to the edge if the trials do not bound it. Grey: all other methods."
+        f"Expected best validation {metric} after a number of tuning trials. Band: 95 % confidence interval of the "
+        "median best score, up to the edge if the trials do not bound it. Grey: all other methods."
     )
     return small_multiples(view, "tuning", shared, panels) + note(explained)
 
