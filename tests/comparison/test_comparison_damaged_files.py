@@ -11,9 +11,12 @@ import pytest
 from mutations import VALUES, mutated, paths
 from study_support import finished
 
-from dashpot.comparison.report import _charts, headline, write_report
+from dashpot.comparison.judge import judge
+from dashpot.comparison.page import render_page
+from dashpot.comparison.read_results import results_of_folder
+from dashpot.comparison.report import write_report
 from dashpot.comparison.study_folder import StudyFolder
-from dashpot.comparison.summary import summarise
+from dashpot.comparison.table import markdown_summary, text_summary
 from dashpot.errors import RunError
 
 
@@ -43,15 +46,11 @@ def mutations(data):
 
 
 def read(folder):
-    """Read a study as `dashpot report` does, without rendering the page."""
-    study, runs = StudyFolder(folder).study(), StudyFolder(folder).runs()
-    summary = summarise(runs)
-    summary.markdown()
-    headline(summary)
-    _charts(runs, summary)
-    for run in runs:
-        "{processor}, {threads} of {cores} cores used, {system}".format(**run.header["machine"])
-    return study
+    """Read, judge and render a study as `dashpot report` does."""
+    findings = judge(results_of_folder(folder))
+    render_page([findings])
+    markdown_summary(findings)
+    return StudyFolder(folder).study()
 
 
 def faults(folder, name, line=None, step=1):
@@ -125,5 +124,6 @@ def test_html_and_escape_codes_in_a_study_are_harmless(folder, tmp_path):
     page = write_report(tmp_path / "out").read_text()
     assert "&lt;script&gt;alert(1)" in page
     assert script not in page
-    assert "\x1b" not in summarise(StudyFolder(tmp_path / "out").runs()).text()
+    assert "\x1b" not in page
+    assert "\x1b" not in text_summary(judge(results_of_folder(tmp_path / "out")))
     assert "\x1b" not in (tmp_path / "out" / "summary.md").read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def results_of_folder(path: Path) -> Results:
     records, trials, rates = folder.runs(), folder.trials(), folder.rate_runs()
     if not (records or trials):
         raise RunError(f"{folder.path} has no records to report; run the comparison first.")
+    _check_methods([*records, *trials, *rates], settings["methods"])
     rule = score_rule(settings["score"])
     runs = tuple(judged_run(run, settings["steps"]) for run in records)
     chosen = _selected(records)
@@ -50,6 +51,13 @@ def results_of_folder(path: Path) -> Results:
         looks=tuple(settings["looks"]),
         source=str(folder.path),
     )
+
+
+def _check_methods(records: Sequence[Run], methods: Collection[str]) -> None:
+    """Raise an error for a record of a method that is not in the study."""
+    for run in records:
+        if run.entry not in methods:
+            raise RunError(f"{run.path} is a record of {run.entry!r}, which is not a method of the study.")
 
 
 def _selected(records: Sequence[Run]) -> dict[str, Mapping[str, float]]:

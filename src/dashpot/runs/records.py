@@ -60,7 +60,7 @@ SCORE = Record(
         "phase": OneOf(("train", "eval")),
         "target": Maybe(NUMBER),
     },
-    {"split": OneOf(("test", "validation", "train")), "margin": Maybe(NUMBER)},
+    {"split": OneOf(("test", "validation", "train")), "margin": Maybe(Interval(0))},
 )
 LINES: dict[str, Rule] = {
     "header": Record({"entry": NAME, "seed": SEED}, {"run": MapOf(PLAIN), "item": TEXT, "values": MapOf(NUMBER)}),
