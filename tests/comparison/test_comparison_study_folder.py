@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from study_support import finished, study, toy
 
-from dashpot.comparison import Entry, Study, StudyFolder, entry, run_study
+from dashpot.comparison import Entry, Study, StudyFolder, entry, run_study, study_folder
 from dashpot.errors import ArgumentError, RunError
 
 
@@ -71,7 +72,8 @@ def test_damaged_study_file_is_rejected(tmp_path, content):
 
 
 @pytest.mark.needs_posix
-def test_folder_locked_by_another_process_is_rejected(tmp_path):
+def test_folder_locked_by_another_process_is_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_folder, "LOCK_WAIT", 0.1)
     finished(tmp_path)
     code = "import sys, fcntl, os; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -90,6 +92,56 @@ def test_unwritable_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="Cannot write"):
         finished(tmp_path / "file" / "out")
+
+
+def test_folder_of_the_old_format_is_rejected_with_a_remedy(tmp_path):
+    finished(tmp_path / "out")
+    path = tmp_path / "out" / "study.json"
+    old = {"format": 1, "command": None, "settings": {"task": "toy", "config": {}, "epochs": 3, "seeds": [0]}}
+    path.write_text(json.dumps(old))
+    message = r"older version of dashpot; use a new folder, or read it with dashpot 0\.1\.0\.$"
+    for read in (lambda: finished(tmp_path / "out"), StudyFolder(tmp_path / "out").runs):
+        with pytest.raises(RunError, match=message):
+            read()
+    assert json.loads(path.read_text()) == old
+
+
+def test_folder_of_a_newer_format_is_rejected(tmp_path):
+    finished(tmp_path / "out")
+    path = tmp_path / "out" / "study.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+    with pytest.raises(RunError, match="was written by a newer version of dashpot; this version reads format 2"):
+        finished(tmp_path / "out")
+
+
+def test_study_file_contains_names_and_no_password(tmp_path):
+    command = "dashpot compare digits --storage postgresql://me:secret@host/db"
+    StudyFolder(tmp_path / "out").prepare(study().settings(), command, {"task": "digits", "seeds": 3})
+    assert "secret" not in (tmp_path / "out" / "study.json").read_text()
+    stored = StudyFolder(tmp_path / "out").study()
+    assert stored["names"] == {"task": "digits", "seeds": 3}
+    assert stored["command"] == "dashpot compare digits --storage postgresql://me:***@host/db"
+
+
+def test_second_process_may_prepare_the_folder_with_the_same_settings(tmp_path):
+    StudyFolder(tmp_path / "out").prepare(study().settings(), "a")
+    StudyFolder(tmp_path / "out").prepare(study().settings(), "b", {"task": "toy"})
+    assert StudyFolder(tmp_path / "out").study()["command"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"budget": 2}, "tuning.budget: saved 0, current 2"),
+        ({"evaluate_every": 2}, "evaluate_every: saved 1, current 2"),
+        ({"margin": 0.1}, "score.margin: saved null, current 0.1"),
+        ({"rate_seeds": 1}, r"rates.seeds: saved \[\], current \[0\]"),
+    ],
+)
+def test_different_protocol_is_rejected(tmp_path, settings, named):
+    StudyFolder(tmp_path / "out").prepare(study().settings(), None)
+    with pytest.raises(RunError, match=f"different settings: .*{named}"):
+        StudyFolder(tmp_path / "out").prepare(dataclasses.replace(study(), **settings).settings(), None)
 
 
 def test_entry_names_are_safe_file_names(tmp_path):

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from processes import running
@@ -33,3 +35,23 @@ def test_lock_excludes_other_processes_and_ends_with_its_process(tmp_path):
         pass
     with pytest.raises(RunError, match="Cannot open"), locked(tmp_path / "missing"):
         pass
+
+
+@pytest.mark.needs_posix
+def test_lock_waits_for_another_holder(tmp_path):
+    held, released = threading.Event(), []
+
+    def hold():
+        with locked(tmp_path):
+            held.set()
+            time.sleep(0.1)
+            released.append(True)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    with pytest.raises(RunError, match="Another process"), locked(tmp_path, wait=0.01):
+        pass
+    with locked(tmp_path, wait=10.0):
+        assert released
+    holder.join()

@@ -95,11 +95,35 @@ def test_truncated_record_reads_up_to_its_last_complete_line(tmp_path):
         ('{"kind":"steps","first":5,"loss":[1],"lr":1}', 2),
         ('{"kind":"steps"}', 2),
         (encode(HEADER), 2),
+        ('{"kind":"end","status":"diverged"}', 2),
+        ('{"kind":"end","status":"failed"}', 2),
+        ('{"kind":"end","status":"lost"}', 2),
+        ('{"kind":"initial"}', 2),
+        ('{"kind":"thinned","steps":[1,2],"loss":[1.0],"lr":[0.1,0.1]}', 2),
+        ('{"kind":"thinned","steps":[1],"loss":["a"],"lr":[0.1]}', 2),
     ],
 )
 def test_damaged_line_error_names_file_and_line(tmp_path, line, where):
     with pytest.raises(RunError, match=rf"r\.jsonl is damaged at line {where}; delete it"):
         written(tmp_path / "r.jsonl", line, epoch_lines(epoch()))
+
+
+@pytest.mark.parametrize(
+    "late", ['{"kind":"initial","eval":{}}', '{"kind":"thinned","steps":[1],"loss":[1.0],"lr":[0.1]}']
+)
+def test_evaluation_of_the_untrained_model_and_thinned_losses_precede_all_steps(tmp_path, late):
+    assert written(tmp_path / "r.jsonl", late).status == "unfinished"
+    with pytest.raises(RunError, match="damaged at line 4"):
+        written(tmp_path / "r.jsonl", epoch_lines(epoch()), late)
+
+
+@pytest.mark.parametrize("status", ["failed", "pruned"])
+def test_failed_and_pruned_runs_are_finished(tmp_path, status):
+    end = {"kind": "end", "status": status, "error": "ValueError: broken", "test": {"loss": "nan"}}
+    run = written(tmp_path / "r.jsonl", encode(end))
+    assert run.status == status
+    assert run.end is not None
+    assert math.isnan(run.end["test"]["loss"])
 
 
 def test_line_after_the_end_is_rejected(tmp_path):

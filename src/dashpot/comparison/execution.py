@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
+from dashpot.comparison.ended import Ended, ended
+from dashpot.comparison.guarded_calls import GuardedCalls, ignore
+from dashpot.comparison.item_lines import call_text, costs, diverged_line, failed_line, header_line, non_finite
 from dashpot.comparison.recorded_intervals import RecordedIntervals
 from dashpot.comparison.run_plan import RunPlan
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.errors import DataError, RunError
-from dashpot.runs.compact_record import compact_record
 from dashpot.runs.files import append_line, make_folder, write_text
-from dashpot.runs.metadata import run_metadata
-from dashpot.runs.passwords import without_passwords
-from dashpot.runs.peak_memory import peak_memory, reset_peak_memory
+from dashpot.runs.peak_memory import reset_peak_memory
 from dashpot.runs.records import Run, epoch_lines, read_run, steps_line
-from dashpot.runs.run_scores import validation_score, verdict_score
 from dashpot.runs.signals import Interrupted
-from dashpot.runs.state_size import state_bytes
-from dashpot.runs.study import Study, StudyRun
+from dashpot.runs.study import Study
 from dashpot.tasks import Problem
 from dashpot.training import CancelFit, Epoch, Learner
 from dashpot.training.loop import single_device_learner
-from dashpot.training.optimizer_dict import named_optimizers
 from dashpot.training.state import checkpoint_file
 from dashpot.training.state.fit_schema import check_state
 from dashpot.utils.rng_state import preserve_rng_state, seed_all
 from dashpot.utils.strict_json import encode
-
-P = ParamSpec("P")
-R = TypeVar("R")
-LONGEST_ERROR, LONGEST_TRACEBACK = 500, 4000
-
-
-@dataclass(frozen=True)
-class Ended:
-    """End of an item.
-
-    Attributes:
-        status: "done", "diverged", "failed" or "pruned".
-        score: For a trial, the final score on the validation data, which is None if it has not been done; otherwise the
-            score on the data of the verdict, which for a diverged run is that of the untrained model, or None.
-        data: The compact record as {"record": text}.
-    """
-
-    status: str
-    score: float | None
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 def execute(
@@ -87,15 +61,15 @@ def execute(
         DataError: If the data of the task are missing.
         Interrupted: If `on_step` has raised it. All evaluated intervals are kept.
     """
-    calls = _Calls(on_step or _ignore, on_interval or _ignore, prune)
     record = folder.item_record(plan.key)
     make_folder(record.parent)
-    run = _Execution(study, plan, record, calls, command)
-    found = run.found()
+    calls = GuardedCalls(on_step or ignore, on_interval or ignore, prune)
+    item = _Item(study, plan, record, calls, command)
+    found = item.found()
     if found is None or found.end is None:
         with preserve_rng_state():
-            run.train(found)
-    run.checkpoint.unlink(missing_ok=True)
+            item.train(found)
+    item.checkpoint.unlink(missing_ok=True)
     return ended(read_run(record), plan.kind)
 
 
@@ -114,60 +88,30 @@ def record_failure(study: Study, plan: RunPlan, folder: StudyFolder, error: str,
     """
     record = folder.item_record(plan.key)
     make_folder(record.parent)
-    run = _Execution(study, plan, record, _Calls(_ignore, _ignore, None), command)
-    end = {"kind": "end", "status": "failed", "error": error}
-    write_text(record, f"{encode(run.header(None, None))}\n{encode(end)}\n")
-    run.checkpoint.unlink(missing_ok=True)
+    header = header_line(study, plan, None, None, command)
+    write_text(record, f"{encode(header)}\n{encode(failed_line(error))}\n")
+    record.with_suffix(".ckpt").unlink(missing_ok=True)
     return ended(read_run(record), plan.kind)
 
 
-def ended(run: Run, kind: str) -> Ended:
-    """Return the end of a finished record of an item of a kind, "trial", "run" or "rate"."""
-    score = validation_score(run) if kind == "trial" else verdict_score(run)
-    if kind == "trial" and run.status != "done":
-        score = None
-    return Ended(run.status, score, {"record": compact_record(run)})
-
-
-def _ignore(_: Any) -> None:
-    return None
-
-
-@dataclass
-class _Calls:
-    """Functions of the caller, and of this module for files; their exceptions are not failures of the run."""
-
-    on_step: Callable[[int], None]
-    on_interval: Callable[[Epoch], None]
-    prune: Callable[[int, float], bool] | None
-    raised: BaseException | None = None
-
-    def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function, and remember its exception."""
-        try:
-            return function(*args, **kwargs)
-        except BaseException as error:
-            self.raised = error
-            raise
-
-
-class _Execution:
+class _Item:
     """Training of one item in this session."""
 
-    def __init__(self, study: Study, plan: RunPlan, record: Path, calls: _Calls, command: str | None) -> None:
+    def __init__(self, study: Study, plan: RunPlan, record: Path, calls: GuardedCalls, command: str | None) -> None:
         self.study, self.plan, self.record, self.calls, self.command = study, plan, record, calls, command
         self.checkpoint = record.with_suffix(".ckpt")
-        self.total, self.every = study.shape["steps"], study.shape["evaluate_every"]
-        self.score = study.shape["score"]
-        self.begun = False  # whether the record belongs to this session
-        self.recorder: RecordedIntervals | None = None
+        self.total, self.score = study.shape["steps"], study.shape["score"]
+        self.tested = plan.kind != "trial" and self.score["split"] == "test"  # tuning never uses the test data
+        self.begun = False  # whether this session has written to the record
+        self.pruned = False
+        self.optimizer = partial(plan.entry.optimizer, steps=self.total)
 
     def found(self) -> Run | None:
         """Return the existing record; None if there is none, or it is of other settings."""
         if not self.record.exists():
             return None
         run = read_run(self.record)
-        same = run.seed == self.plan.seed and run.header.get("call") == self.plan.entry.call(self.total)
+        same = run.seed == self.plan.seed and run.header.get("call") == call_text(self.plan.entry, self.total)
         return run if same and run.header.get("values", {}) == dict(self.plan.values) else None
 
     def train(self, found: Run | None) -> None:
@@ -175,31 +119,39 @@ class _Execution:
         try:
             self._train(found)
         except (Exception, SystemExit) as error:
-            own = error is self.calls.raised or isinstance(error, (Interrupted, DataError))
-            if own or (isinstance(error, RunError) and not self.begun):
+            outer = error is self.calls.raised or isinstance(error, (Interrupted, DataError))
+            if outer or (isinstance(error, RunError) and not self.begun):
                 raise
-            self._fail(error)
+            if not self.begun:
+                self._write_header(None, None)
+            append_line(self.record, encode(failed_line(error)))
 
     def _train(self, found: Run | None) -> None:
         state = None
         if found is not None and self.checkpoint.exists():
             state = self.calls(_read_checkpoint, self.checkpoint)
-        problem = self.study.task.build(self.plan.seed)
-        seed_all(self.plan.seed)
-        learner = single_device_learner(problem, partial(self.plan.entry.optimizer, steps=self.total))
+        problem, learner = self._learner()
         reset_peak_memory(learner.engine.device)
         if state is None:
             self._begin(problem, learner)
         elif found is not None:
             for line in found.epochs[: state["progress"]["position"][0]]:
-                self._report(line["steps"], line[self.score["phase"]])
-        self._fit(learner, state)
-        self._end(problem, learner)
+                self._is_pruned(line["steps"], line[self.score["phase"]])
+        recorder = RecordedIntervals(self.record, self._on_step, lambda epoch: self._on_interval(learner, epoch))
+        every = self.study.shape["evaluate_every"]
+        learner.fit(steps=self.total, evaluate_every=every, callbacks=[recorder], resume=state)
+        last = recorder.epochs[-1] if recorder.epochs else None
+        self._append({**self._end(problem, learner, last), **costs(learner, read_run(self.record), last)})
+
+    def _learner(self) -> tuple[Problem, Learner]:
+        """Build the problem, and seed all generators."""
+        problem = self.study.task.build(self.plan.seed)
+        seed_all(self.plan.seed)
+        return problem, single_device_learner(problem, self.optimizer)
 
     def _begin(self, problem: Problem, learner: Learner) -> None:
         """Write the header and the evaluation of the untrained model."""
-        optimizer = self.plan.entry.optimizer(problem.model.parameters(), self.total)
-        self.calls(write_text, self.record, encode(self.header(problem, optimizer)) + "\n")
+        self._write_header(problem, self.optimizer(problem.model.parameters()))
         self.begun = True
         if problem.evaluation is None:
             initial = {"eval": {}, "train": learner.evaluate(problem.train)}
@@ -207,123 +159,63 @@ class _Execution:
             initial = {"eval": learner.evaluate()}
         self._append({"kind": "initial", **initial})
 
-    def header(self, problem: Problem | None, optimizer: Any) -> dict[str, Any]:
-        """Return the first line of the record; without a problem or an optimizer if they cannot be built."""
-        run = StudyRun(self.plan.entry, self.plan.seed)
-        header = run_metadata(
-            self.study,
-            run,
-            problem,
-            optimizer,
-            None if self.command is None else without_passwords(self.command),
-            call=self.plan.entry.call(self.total),
-            steps_per_epoch=self.study.shape["steps_per_epoch"],
-        )
-        lengths = {"steps": self.total, "evaluate_every": self.every}
-        return {**header, **lengths, "item": self.plan.key, "values": dict(self.plan.values)}
+    def _write_header(self, problem: Problem | None, optimizer: Any) -> None:
+        header = header_line(self.study, self.plan, problem, optimizer, self.command)
+        self.calls(write_text, self.record, encode(header) + "\n")
 
-    def _fit(self, learner: Learner, state: Mapping[str, Any] | None) -> None:
-        calls = self.calls
+    def _on_step(self, steps: int) -> None:
+        self.begun = True
+        self.calls(self.calls.on_step, steps)
 
-        def on_step(steps: int) -> None:
-            self.begun = True
-            calls(calls.on_step, steps)
+    def _on_interval(self, learner: Learner, epoch: Epoch) -> None:
+        """Record an interval, and save a checkpoint unless it is the last one."""
+        if epoch.diverged is not None:
+            self._write(steps_line(epoch))
+            return
+        self._write(epoch_lines(epoch))
+        last = epoch.steps >= self.total
+        if not last:
+            self.calls(checkpoint_file.write, self.checkpoint, learner.state_dict())
+        self.calls(self.calls.on_interval, epoch)
+        if not last and self._is_pruned(epoch.steps, self._means(epoch)):
+            self.pruned = True
+            raise CancelFit
 
-        def on_interval(epoch: Epoch) -> None:
-            if epoch.diverged is not None:
-                calls(append_line, self.record, steps_line(epoch))
-                return
-            calls(append_line, self.record, epoch_lines(epoch))
-            last = epoch.steps >= self.total
-            if not last:
-                calls(self._save, learner)
-            calls(calls.on_interval, epoch)
-            means = epoch.evaluation if self.score["phase"] == "eval" else epoch.train
-            if not last and self._report(epoch.steps, means):
-                self.pruned = epoch.steps
-                raise CancelFit
-
-        self.pruned: int | None = None
-        self.recorder = RecordedIntervals(self.record, on_step, on_interval)
-        learner.fit(steps=self.total, evaluate_every=self.every, callbacks=[self.recorder], resume=state)
-
-    def _save(self, learner: Learner) -> None:
-        checkpoint_file.write(self.checkpoint, learner.state_dict())
-
-    def _report(self, steps: int, means: Mapping[str, float]) -> bool:
-        """Return whether the trial is to end now."""
+    def _is_pruned(self, steps: int, means: Mapping[str, float]) -> bool:
+        """Report a validation score, and return whether the trial is to end now."""
         if self.calls.prune is None:
             return False
         return self.calls(self.calls.prune, steps, float(means[self.score["metric"]]))
 
-    def _end(self, problem: Problem, learner: Learner) -> None:
-        """Append the `end` line."""
-        assert self.recorder is not None
-        last = self.recorder.epochs[-1] if self.recorder.epochs else None
-        costs = self._costs(learner, last)
-        if self.pruned is not None:
-            end: dict[str, Any] = {"status": "pruned", "step": self.pruned}
-        elif last is not None and last.diverged is not None:
-            end = {"status": "diverged", "step": last.diverged.step, "loss": last.diverged.label}
-        else:
-            end = {
-                "status": "done",
-                "steps": self.total if last is None else last.steps,
-                **self._test(learner, problem),
-            }
-            bad = self._bad_score(end, last)
-            if bad is not None:
-                reason = f"the final score is {bad}"
-                end = {"status": "diverged", "step": end["steps"], "loss": bad, "reason": reason}
-        if end["status"] == "diverged" and self.tested:
-            end |= self._untrained()
-        self._append({"kind": "end", **end, **costs})
+    def _means(self, epoch: Epoch) -> Mapping[str, float]:
+        return epoch.evaluation if self.score["phase"] == "eval" else epoch.train
 
-    @property
-    def tested(self) -> bool:
-        """Whether the test data are evaluated, which tuning never does."""
-        return self.plan.kind != "trial" and self.score["split"] == "test"
-
-    def _test(self, learner: Learner, problem: Problem) -> dict[str, Any]:
-        return {"test": learner.evaluate(problem.test)} if self.tested else {}
-
-    def _untrained(self) -> dict[str, Any]:
-        """Return the evaluation of the untrained model on the test data."""
-        problem = self.study.task.build(self.plan.seed)
-        seed_all(self.plan.seed)
-        learner = single_device_learner(problem, partial(self.plan.entry.optimizer, steps=self.total))
-        return self._test(learner, problem)
-
-    def _bad_score(self, end: Mapping[str, Any], last: Epoch | None) -> str | None:
-        """Return the final score as a label if it is not finite."""
-        found = end.get("test")
-        if found is None and last is not None:
-            found = last.evaluation if self.score["phase"] == "eval" else last.train
-        value = (found or {}).get(self.score["metric"], 0.0)
-        return None if math.isfinite(value) else "nan" if math.isnan(value) else "inf"
-
-    def _costs(self, learner: Learner, last: Epoch | None) -> dict[str, Any]:
-        spent = [(line.get("cpu_s", 0.0), line.get("wall_s", 0.0)) for line in read_run(self.record).epochs]
+    def _end(self, problem: Problem, learner: Learner, last: Epoch | None) -> dict[str, Any]:
+        """Return the last line, with the evaluation on the test data."""
+        steps = self.total if last is None else last.steps
+        if self.pruned:
+            return {"kind": "end", "status": "pruned", "step": steps}
         if last is not None and last.diverged is not None:
-            spent.append((last.cpu_s, last.wall_s))
-        return {
-            "memory_bytes": peak_memory(learner.engine.device),
-            "state_bytes": state_bytes(named_optimizers(learner.opt).values()),
-            "cpu_s": round(sum(cpu for cpu, _ in spent), 4),
-            "wall_s": round(sum(wall for _, wall in spent), 4),
-        }
+            return self._diverged(diverged_line(last.diverged.step, last.diverged.label))
+        test = {"test": learner.evaluate(problem.test)} if self.tested else {}
+        values = test.get("test", {} if last is None else self._means(last))
+        label = non_finite(values, self.score["metric"])
+        if label is not None:
+            return self._diverged(diverged_line(steps, label, f"the final score is {label}"))
+        return {"kind": "end", "status": "done", "steps": steps, **test}
 
-    def _fail(self, error: BaseException) -> None:
-        """Record the error that has ended the run."""
-        if not self.begun:
-            write_text(self.record, encode(self.header(None, None)) + "\n")
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        trace = "".join(traceback.format_exception(error))
-        failed = {"error": text[:LONGEST_ERROR], "traceback": trace[-LONGEST_TRACEBACK:]}
-        append_line(self.record, encode({"kind": "end", "status": "failed", **failed}))
+    def _diverged(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Return the line with the evaluation of the untrained model on the test data."""
+        if not self.tested:
+            return line
+        problem, learner = self._learner()
+        return {**line, "test": learner.evaluate(problem.test)}
 
     def _append(self, line: dict[str, Any]) -> None:
-        self.calls(append_line, self.record, encode(line))
+        self._write(encode(line))
+
+    def _write(self, lines: str) -> None:
+        self.calls(append_line, self.record, lines)
 
 
 def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:

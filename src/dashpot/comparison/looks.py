@@ -1,7 +1,7 @@
 """Looks of a group-sequential study: after which number of seeds it ends.
 
-`dashpot.stats.sequential.spent_alpha` divides the error rate among the looks. The study ends at the first look at which
-every pair of methods is decided: its simultaneous interval excludes 0, or lies within the margin of equivalence.
+`dashpot.stats.sequential.spent_alpha` divides the error rate among the looks. The study ends with the first look that
+decides every pair of methods: its simultaneous interval excludes 0, or lies within the margin of equivalence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Scored(Protocol):
 
 
 def runs_end_at(study: Study, outcomes: Mapping[str, Scored]) -> int:
-    """Return the number of seeds up to which a study runs, as far as the outcomes decide it.
+    """Return the number of seeds up to which a study runs, given the outcomes so far.
 
     It is the number of seeds of the first look that is not finished, or decides every pair, or is the last one; without
     looks, the number of all seeds.
@@ -41,7 +41,7 @@ def runs_end_at(study: Study, outcomes: Mapping[str, Scored]) -> int:
 def is_decided(scores: tuple[tuple[float, ...], ...], alpha: float, margin: float | None) -> bool:
     """Return whether scores by method and seed, NaN if missing, decide every pair at the error rate `alpha`.
 
-    >>> a, b = (0.90, 0.91, 0.92), (0.80, 0.81, 0.82)
+    >>> a, b = (0.90, 0.91, 0.92), (0.80, 0.815, 0.82)
     >>> is_decided((a, b), 0.05, None), is_decided((a, a, b), 0.05, None), is_decided((a, a, b), 0.05, 0.01)
     (True, False, True)
     """

@@ -108,7 +108,7 @@ class StudyFolder:
         command: str | None,
         names: Mapping[str, Any] | None = None,
         *,
-        wait: float = LOCK_WAIT,
+        wait: float | None = None,
     ) -> None:
         """Create the folder and write `study.json`; an existing file must contain the same settings.
 
@@ -118,7 +118,7 @@ class StudyFolder:
             settings: Settings of the study, as plain data.
             command: Command line that repeats the study, or None. A password in an address is not stored.
             names: Names from which a worker makes the study again, or None; see `dashpot.runs.study_names`.
-            wait: Seconds to wait for another process that prepares the folder, >= 0.
+            wait: Seconds to wait for another process that prepares the folder, >= 0. Default: 10.
 
         Raises:
             RunError: If the folder contains other files, a study of an older version, or a study with different
@@ -126,7 +126,7 @@ class StudyFolder:
         """
         if not self.path.exists():
             make_folder(self.path)
-        with self.locked(wait):
+        with self.locked(LOCK_WAIT if wait is None else wait):
             self._prepare(settings, command, names)
 
     def _prepare(self, settings: dict[str, Any], command: str | None, names: Mapping[str, Any] | None) -> None:
@@ -155,7 +155,7 @@ class StudyFolder:
         """Return the contents of `study.json`.
 
         Raises:
-            RunError: If the file is missing, damaged, or of another format.
+            RunError: If the file is missing, damaged, or of a different format.
         """
         path = self.path / "study.json"
         try:

@@ -28,9 +28,9 @@ def items(study: Study) -> list[WorkItem]:
 
 
 def needed(study: Study, outcomes: Outcomes) -> list[str]:
-    """Return the keys of all items that the study needs, finished or not, as far as the outcomes decide it.
+    """Return the keys of all items that the study needs, finished or not, given the outcomes so far.
 
-    In a group-sequential study, the runs after the look at which it ends, or which is not finished, are not included.
+    In a group-sequential study, the runs after the last look, and after a look that is not finished, are not included.
     """
     settings = study.settings()
     runs = run_keys(settings)[: runs_end_at(study, outcomes) * len(study.entries)]

@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class Entry:
     def call(self, steps: int, params: str = "model.parameters()") -> str:
         """Return the expression that creates the optimizer over the parameters given by the expression `params`."""
         arguments = "".join(f", {key}={value!r}" for key, value in self.arguments(steps).items())
-        return f"{_origin(self.make)}.{self.make.__name__}({params}{arguments})"
+        return f"{_expression(self.make)}({params}{arguments})"
 
 
 def known_entries() -> tuple[str, ...]:
@@ -222,6 +223,16 @@ def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[s
     for option in options:
         if option not in known:
             raise unknown(f"setting of {name}", option, known)
+
+
+def _expression(make: Any) -> str:
+    """Return an expression for the class or factory `make`."""
+    if isinstance(make, partial):
+        given = [repr(value) for value in make.args] + [f"{key}={value!r}" for key, value in make.keywords.items()]
+        return f"functools.partial({', '.join([_expression(make.func), *given])})"
+    if not hasattr(make, "__name__"):
+        return f"{type(make).__module__}.{type(make).__name__}()"
+    return f"{_origin(make)}.{make.__name__}"
 
 
 def _origin(make: Callable[..., Optimizer]) -> str:

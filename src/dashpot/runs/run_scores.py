@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dashpot.runs.records import Run
@@ -10,7 +11,8 @@ from dashpot.runs.records import Run
 def verdict_score(run: Run) -> float | None:
     """Return the score on the data of the verdict, which the header names as `score.split`.
 
-    The score of a diverged run is that of its untrained model. Failed, pruned and unfinished runs have none.
+    The score of a diverged run is that of its untrained model. Failed, pruned and unfinished runs have none, and scores
+    that are not finite are none.
     """
     score = run.header["score"]
     if run.status not in ("done", "diverged"):
@@ -30,4 +32,4 @@ def validation_score(run: Run) -> float | None:
 
 def _value(line: dict[str, Any] | None, phase: str, metric: str) -> float | None:
     value = (line or {}).get(phase, {}).get(metric)
-    return None if value is None else float(value)
+    return float(value) if value is not None and math.isfinite(value) else None
