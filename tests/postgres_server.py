@@ -127,7 +127,7 @@ def postgres_server() -> Iterator[Server]:
         try:
             yield server
         finally:
-            server.stop()
+            server.kill()  # without a last checkpoint, as the data is removed
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,25 +3,28 @@
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes import LIMIT
+from processes import LIMIT, running
 
 SCRIPT = Path(__file__).with_name("killed_workers.py")
 
 pytestmark = pytest.mark.needs_posix
 
 
-def killed(folder, spec, **case):
-    """Run workers with kills and return the events by kind, and the outcomes."""
+def killed(folder, spec, meanwhile=lambda: None, **case):
+    """Run workers with kills and return all events and outcomes; call `meanwhile` while they work."""
     case |= {"spec": str(spec), "folder": str(folder)}
     command = [sys.executable, "-W", "error", str(SCRIPT), json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert set(found["codes"]) == {0}, done.stderr
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        meanwhile()
+        output, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, errors
+    found = json.loads(output)
+    assert set(found["codes"]) == {0}, errors
     return found
 
 
@@ -82,3 +85,23 @@ def test_kills_on_sqlite_lose_nothing(tmp_path):
     found = killed(tmp_path, f"sqlite:///{tmp_path}/studies.db", items=40, kills=5, seed=4)
     counts = assert_exactly_once(found, 40)
     assert_no_superfluous_execution(found, counts, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_restarts_of_postgresql_and_kills_lose_nothing(tmp_path, server, database, end):
+    def restart():
+        for finished in (8, 24):
+            while text(tmp_path / "events").count("finish") < finished:
+                time.sleep(0.01)
+            getattr(server, end)()
+            time.sleep(0.5)
+            server.start()
+
+    found = killed(tmp_path, database, restart, items=60, kills=4, seed=5)
+    counts = assert_exactly_once(found, 60)
+    assert_no_superfluous_execution(found, counts, 60)
+
+
+def text(path):
+    return path.read_text(encoding="ascii") if path.exists() else ""

@@ -11,7 +11,7 @@ import pytest
 
 from dashpot.errors import RunError
 from dashpot.scheduling.optuna_library import load_optuna
-from dashpot.scheduling.outages import StorageLost, is_outage
+from dashpot.scheduling.outages import StorageLost, is_outage, reason
 from dashpot.scheduling.storage import Storage, open_storage
 from dashpot.scheduling.storage_url import masked, with_driver
 from dashpot.scheduling.work_items import WorkItem
@@ -121,6 +121,17 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+class PendingRollbackError(Exception):
+    """Named like the error of SQLAlchemy for a transaction whose connection is lost."""
+
+
+def test_error_after_a_lost_connection_is_an_outage():
+    error = PendingRollbackError("cannot reconnect")
+    error.__context__ = OperationalError("server closed the connection")
+    assert is_outage(error)
+    assert reason(error) == "server closed the connection"
 
 
 def test_permanent_errors_are_not_repeated():

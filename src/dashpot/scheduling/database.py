@@ -8,7 +8,7 @@ from typing import Any
 
 from dashpot.errors import RunError
 from dashpot.scheduling.optuna_library import load_optuna
-from dashpot.scheduling.outages import is_outage, is_starting, reason
+from dashpot.scheduling.outages import is_outage, is_refused, is_starting, reason
 from dashpot.scheduling.storage_url import masked, with_driver
 
 _TABLES = {"studies", "trials", "version_info"}
@@ -22,6 +22,8 @@ _POSTGRESQL_OPTIONS = {
 }
 _RACES = ("already exists", "unique constraint", "duplicate key")
 _TRIES = 10
+_LONGEST_SILENCE = 10.0
+_PAUSE = 0.3
 
 
 def connect(url: str, limit: float = 60.0) -> Any:
@@ -29,13 +31,14 @@ def connect(url: str, limit: float = 60.0) -> Any:
 
     Args:
         url: URL of SQLAlchemy, such as "postgresql://user@host/database".
-        limit: Longest wait for a database that is starting, in seconds; >= 0.
+        limit: Longest wait for a database that is starting, in seconds; >= 0. A server that does not answer is waited
+            for at most ten seconds, since the address may be wrong.
 
     Raises:
         RunError: If the database cannot be reached or used; the message states a fix.
     """
-    end = time.monotonic() + limit
-    for attempt in range(_TRIES):
+    start, tries = time.monotonic(), 0
+    while True:
         try:
             return _opened(url)
         except RunError:
@@ -43,15 +46,18 @@ def connect(url: str, limit: float = 60.0) -> Any:
         except ImportError as error:
             raise RunError(f"No driver for {masked(url)} is installed: {error}.") from None
         except Exception as error:
-            if is_starting(error) and time.monotonic() < end:
-                time.sleep(0.5)
-                continue
-            # Another worker has created the same tables at the same time.
-            if attempt + 1 < _TRIES and any(race in reason(error).lower() for race in _RACES):
-                time.sleep(0.1 * (attempt + 1))
-                continue
-            raise RunError(_refusal(url, error)) from None
-    raise RunError(f"Cannot create the tables of a study in {masked(url)}: run the command again.")
+            tries += 1
+            if not _may_pass(error, time.monotonic() - start, tries, limit):
+                raise RunError(_refusal(url, error)) from None
+        time.sleep(_PAUSE)
+
+
+def _may_pass(error: Exception, waited: float, tries: int, limit: float) -> bool:
+    """Return whether to open a database again after an error."""
+    if any(race in reason(error).lower() for race in _RACES):  # another worker creates the same tables
+        return tries < _TRIES
+    longest = limit if is_starting(error) else min(limit, _LONGEST_SILENCE)
+    return not is_refused(error) and waited < longest
 
 
 def _opened(url: str) -> Any:
