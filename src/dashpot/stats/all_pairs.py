@@ -12,7 +12,7 @@ from scipy import stats
 
 from dashpot.constraints import check
 from dashpot.errors import ArgumentError
-from dashpot.stats.block_model import Residual, residual, residual_with_missing, tukey_factor, tukey_p
+from dashpot.stats.block_model import Residual, pair_level, residual, residual_with_missing, tukey_factor, tukey_p
 from dashpot.stats.differences import LEVEL, RESAMPLED, limits_of_means
 from dashpot.stats.interval import Interval, reverse
 from dashpot.stats.rounding import least_variance, without_rounding_errors
@@ -66,8 +66,9 @@ def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95) ->
       rejects equal variances of all differences at the level .1, with Bonferroni's correction for all pairs.
 
     The second protects against methods with unequal variances, such as a method that collapses on some seeds, for
-    which Tukey's intervals are too short. From 20 common seeds: BCa intervals with Bonferroni's correction, and
-    sign-flip permutation tests with the maximum over all pairs.
+    which Tukey's intervals are too short. From 20 common seeds: BCa intervals of each pair (`paired_interval`) at
+    the level of Tukey's intervals with known variances, and sign-flip permutation tests with the maximum over all
+    pairs.
 
     A pair uses the seeds that both methods have. A method with fewer than two scores has no interval. Methods with the
     same scores on all seeds are equal, and count as one method in the model.
@@ -157,11 +158,13 @@ def _estimates(table: Array, distinct: Sequence[int], level: float) -> dict[tupl
     if not differences:
         return {}
     if min(map(len, differences.values())) >= RESAMPLED:
-        return _resampled(differences, scale, level)
+        return _resampled(differences, scale, level, len(distinct))
     return _modelled(table[list(distinct)], differences, scale, level)
 
 
-def _resampled(differences: dict[tuple[int, int], Array], scale: float, level: float) -> dict[tuple[int, int], _Pair]:
+def _resampled(
+    differences: dict[tuple[int, int], Array], scale: float, level: float, methods: int
+) -> dict[tuple[int, int], _Pair]:
     pairs = len(differences)
     if len({len(values) for values in differences.values()}) == 1:
         p = sign_flip_p(np.stack(list(differences.values())))
@@ -169,7 +172,7 @@ def _resampled(differences: dict[tuple[int, int], Array], scale: float, level: f
         p = np.array([min(1.0, pairs * sign_flip_p(values[None])[0]) for values in differences.values()])
     found = {}
     for (key, values), value in zip(differences.items(), p, strict=True):
-        low, high = limits_of_means(values, 1 - (1 - level) / pairs, scale)
+        low, high = limits_of_means(values, pair_level(level, methods), scale)
         name = "BCa, sign-flip permutation" + (", all pairs" if pairs > 1 else "")
         interval = Interval(float(values.mean()), float(low), float(high), level, name)
         found[key] = _Pair(interval, float(value), float(values.std(ddof=1)))
@@ -246,7 +249,7 @@ def complete_limits(scores: Array, level: float) -> tuple[Array, Array]:
     first, second = np.triu_indices(k, 1)
     differences = scores[..., first, :] - scores[..., second, :]
     if n >= RESAMPLED:
-        return limits_of_means(differences, 1 - (1 - level) / len(first))
+        return limits_of_means(differences, pair_level(level, k))
     is_spherical = sphericity_p(scores) >= SPHERICITY_LEVEL
     half = half_widths(differences.var(-1, ddof=1), n, residual(scores), is_spherical, level, k)
     mean = differences.mean(-1)

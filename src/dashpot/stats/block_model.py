@@ -13,6 +13,8 @@ from dashpot.stats.studentized_range import studentized_range_cdf, studentized_r
 
 Array = npt.NDArray[np.float64]
 
+_INFINITE = 10**6
+
 
 class Residual(NamedTuple):
     """Mean square of the residuals, and its degrees of freedom."""
@@ -65,6 +67,20 @@ def tukey_factor(level: float, methods: int, degrees: int) -> float:
     if methods == 2:
         return float(stats.t.isf((1 - level) / 2, degrees))
     return studentized_range_quantile(level, methods, degrees) / float(np.sqrt(2))
+
+
+def pair_level(level: float, methods: int) -> float:
+    """Return the level of each pair for which Tukey's intervals with known variances have the joint level.
+
+    The level of one pair is P(|Z| <= q/sqrt(2)) with q at infinite degrees of freedom.
+
+    Source: Dunnett, Pairwise Multiple Comparisons in the Unequal Variance Case, JASA 75 (1980), for intervals with the
+    own variance of each pair.
+
+    >>> round(pair_level(0.95, 2), 4), round(pair_level(0.95, 6), 4)  # Bonferroni: 1 - .05/15 = .9967
+    (0.95, 0.9956)
+    """
+    return level if methods == 2 else float(1 - 2 * stats.norm.sf(tukey_factor(level, methods, _INFINITE)))
 
 
 def tukey_p(t: float, methods: int, degrees: int) -> float:

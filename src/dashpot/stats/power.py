@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from dashpot.constraints import Interval as Range
 from dashpot.constraints import check
 from dashpot.stats.all_pairs import OWN_SHARE, SPHERICITY_LEVEL
-from dashpot.stats.block_model import tukey_factor
+from dashpot.stats.block_model import pair_level, tukey_factor
 from dashpot.stats.differences import LEVEL, RESAMPLED
 
 Array = npt.NDArray[np.float64]
@@ -30,7 +30,8 @@ def power(difference: float, sd: float, seeds: int, methods: int = 2, level: flo
 
     The probability that the simultaneous interval of `all_pairs` excludes 0, for Gaussian paired differences with
     equal variances: for two methods that of the noncentral t distribution, for more methods a numerical integral over
-    the variances. From 20 seeds, the intervals are approximated by Student's t with Bonferroni's correction.
+    the variances. From 20 seeds, the intervals are Student's, extended by the expected shift of the BCa
+    limits.
 
     Args:
         difference: Difference of the mean scores of the two methods.
@@ -229,11 +230,12 @@ def _halves(seeds: int, methods: int, level: float) -> tuple[tuple[float, Array]
     The sum of squares of a pair is one of methods - 1 independent parts of the residual sum of squares. The second
     array contains the intervals after the test of sphericity has failed, with the probability of that.
     """
-    pairs = methods * (methods - 1) // 2
     own = _chi_square(seeds - 1)
-    tail = (1 - level) / 2
-    if methods == 2 or seeds >= RESAMPLED:
-        return ((1.0, stats.t.isf(tail / pairs, seeds - 1) * np.sqrt(own / (seeds - 1))),)
+    if seeds >= RESAMPLED:
+        return ((1.0, _resampled_halves(own, seeds, pair_level(level, methods))),)
+    pairs, tail = methods * (methods - 1) // 2, (1 - level) / 2
+    if methods == 2:
+        return ((1.0, stats.t.isf(tail, seeds - 1) * np.sqrt(own / (seeds - 1))),)
     degrees = (methods - 1) * (seeds - 1)
     total = own[:, None] + _chi_square(degrees - seeds + 1)
     tukey = tukey_factor(level, methods, degrees) * np.sqrt(total / degrees)
@@ -243,6 +245,17 @@ def _halves(seeds: int, methods: int, level: float) -> tuple[tuple[float, Array]
 
     rejected = 1.0 if seeds == 2 else SPHERICITY_LEVEL
     return (1 - rejected, halves(OWN_SHARE)), (rejected, halves(pairs))
+
+
+def _resampled_halves(own: Array, seeds: int, level: float) -> Array:
+    """Return half-widths of Student's intervals, extended to BCa limits for the skewness of Gaussian samples.
+
+    To first order in a = skewness/(6 sqrt(n)), both limits of BCa are shifted by a (1 + 2 z^2) standard errors.
+    """
+    t, z = stats.t.isf((1 - level) / 2, seeds - 1), stats.norm.isf((1 - level) / 2)
+    skewness = np.sqrt(6 * (seeds - 2) / ((seeds + 1) * (seeds + 3)))
+    a = skewness / (6 * np.sqrt(seeds)) * stats.norm.ppf((np.arange(_POINTS) + 0.5) / _POINTS)
+    return np.sqrt(own / (seeds - 1))[:, None] * t / z * (z + np.maximum(a * (1 + 2 * z**2), 0))
 
 
 def _chi_square(degrees: int) -> Array:

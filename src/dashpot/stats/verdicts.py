@@ -65,7 +65,7 @@ def verdict(
     >>> verdict(Interval(0.02, 0.01, 0.03)), verdict(Interval(0.02, 0.01, 0.03), margin=0.05)
     (Verdict(kind='better', more_seeds=None), Verdict(kind='equivalent', more_seeds=None))
     >>> verdict(Interval(0.02, -0.03, 0.07), sd=0.04, seeds=5)
-    Verdict(kind='undecided', more_seeds=29)
+    Verdict(kind='undecided', more_seeds=30)
     """
     check("verdict", "margin", margin, _MARGIN)
     check("verdict", "direction", direction, _DIRECTION)

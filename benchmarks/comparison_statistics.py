@@ -1,0 +1,226 @@
+"""Error rates, coverage and power of the statistics of comparisons, in simulated studies.
+
+    python benchmarks/comparison_statistics.py [--studies 4000] [--seed 0]
+
+Each study draws scores of 2 or 6 methods on 3, 5, 10 or 20 seeds: an effect of the seed, equal for all methods, with
+the standard deviation 3, plus noise with the standard deviation 1. All methods have equal means, so that every verdict
+is false. The noise is
+
+* Gaussian, "t" (Student's with 3 degrees of freedom), "skewed" (lognormal, standard deviation .75 of the logarithm), or
+  "collapse" (Gaussian, and with the probability .1 a loss of 10): a method against itself under other names;
+* "one noisy": Gaussian, the last method with a standard deviation 4 times as large;
+* "families": Gaussian, with a correlation of .96 within each half of the methods (6 methods only);
+* "one skewed": Gaussian, the last method with 4 times the skewed noise; the differences are asymmetric.
+
+Further tables: coverage of the interval of the mean of one method; power for a planted difference, predicted and
+simulated; the error rate of a group-sequential study with analyses after 5, 10 and 20 seeds; and the share of studies with
+the verdict "equivalent" although the true difference equals the margin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from processor import stamp
+from table import table
+
+from dashpot.stats.all_pairs import complete_limits
+from dashpot.stats.differences import RESAMPLED, limits_of_means
+from dashpot.stats.power import power
+from dashpot.stats.sequential import spent_alpha
+from dashpot.stats.sign_flips import sign_flip_p
+
+Array = NDArray[np.float64]
+
+SAME = ("Gaussian", "t", "skewed", "collapse")
+KINDS = (*SAME, "one noisy", "families", "one skewed")
+SEEDS = (3, 5, 10, 20)
+METHODS = (2, 6)
+LOOKS = (5, 10, 20)
+SKEW = 0.75
+
+
+class Rates(NamedTuple):
+    """Shares of the studies in percent."""
+
+    false: float
+    """Studies with any verdict."""
+    joint: float
+    """Studies in which all intervals contain the true difference."""
+    pair: float
+    """Intervals that contain the true difference."""
+
+
+def noise(rng: np.random.Generator, kind: str, shape: tuple[int, int, int]) -> Array:
+    """Return noise with mean 0, of shape (studies, methods, seeds), and standard deviation 1 except where noted."""
+    normal = rng.standard_normal(shape)
+    if kind == "t":
+        return rng.standard_t(3, shape) / np.sqrt(3)
+    if kind == "skewed":
+        return skewed(normal)
+    if kind == "collapse":
+        return (normal - 10 * (rng.random(shape) < 0.1) + 1) / np.sqrt(10)
+    if kind == "one noisy":
+        normal[:, -1] *= 4
+    if kind == "families":
+        families = rng.standard_normal((shape[0], 2, shape[2])).repeat(shape[1] // 2, axis=1)
+        return 0.2 * normal + np.sqrt(0.96) * families
+    if kind == "one skewed":
+        normal[:, -1] = 4 * skewed(normal[:, -1])
+    return normal
+
+
+def skewed(normal: Array) -> Array:
+    """Return lognormal values with mean 0 and standard deviation 1 of normal ones."""
+    square = np.exp(SKEW**2)
+    return (np.exp(SKEW * normal) - np.sqrt(square)) / np.sqrt(square * (square - 1))
+
+
+def scores(rng: np.random.Generator, kind: str, shape: tuple[int, int, int]) -> Array:
+    """Return scores of methods with equal means."""
+    return noise(rng, kind, shape) + 3 * rng.standard_normal((shape[0], 1, shape[2]))
+
+
+def separated(values: Array, level: float, low: Array, high: Array) -> NDArray[np.bool_]:
+    """Return for each study and pair whether there is a verdict: the interval excludes 0, and the p-value is small.
+
+    The p-values below 20 seeds are those of the intervals (tests/stats/test_stats_all_pairs.py).
+    """
+    found = (low > 0) | (high < 0)
+    if values.shape[-1] < RESAMPLED:
+        return found
+    rows = np.flatnonzero(found.any(-1))
+    first, second = np.triu_indices(values.shape[1], 1)
+    found[rows] &= sign_flip_p(values[rows][:, first] - values[rows][:, second]) <= 1 - level
+    return found
+
+
+def null_rates(kind: str, methods: int, seeds: int, studies: int, seed: int = 0) -> Rates:
+    """Return the rates of studies of methods with equal means."""
+    values = scores(np.random.default_rng((seed, methods, seeds, *kind.encode())), kind, (studies, methods, seeds))
+    low, high = complete_limits(values, 0.95)
+    covered = (low <= 0) & (high >= 0)
+    verdicts = separated(values, 0.95, low, high).any(-1)
+    return Rates(*(100 * float(x.mean()) for x in (verdicts, covered.all(-1), covered)))
+
+
+def mean_coverage(kind: str, seeds: int, studies: int, seed: int = 0) -> float:
+    """Return the coverage of the interval of the mean of one method in percent."""
+    values = noise(np.random.default_rng((seed, seeds, *kind.encode())), kind, (studies, 1, seeds))[:, 0]
+    low, high = limits_of_means(values, 0.95)
+    return 100 * float(((low <= 0) & (high >= 0)).mean())
+
+
+def found_rate(difference: float, methods: int, seeds: int, studies: int, seed: int = 0) -> float:
+    """Return the share of studies, in percent, that find a planted difference of two methods."""
+    rng = np.random.default_rng((seed, methods, seeds))
+    values = scores(rng, "Gaussian", (studies, methods, seeds))
+    values[:, 0] += difference
+    low, high = complete_limits(values, 0.95)
+    return 100 * float(separated(values, 0.95, low, high)[:, 0].mean())
+
+
+def sequential_rate(kind: str, methods: int, studies: int, seed: int = 0) -> float:
+    """Return the share of group-sequential studies, in percent, with any verdict at any look."""
+    rng = np.random.default_rng((seed, methods, *kind.encode()))
+    values = scores(rng, kind, (studies, methods, LOOKS[-1]))
+    verdicts = np.zeros(studies, dtype=bool)
+    for look, alpha in zip(LOOKS, spent_alpha(LOOKS), strict=True):
+        part = values[..., :look]
+        verdicts |= separated(part, 1 - alpha, *complete_limits(part, 1 - alpha)).any(-1)
+    return 100 * float(verdicts.mean())
+
+
+def false_equivalence(kind: str, margin: float, seeds: int, studies: int, seed: int = 0) -> float:
+    """Return the share of studies of two methods, in percent, with the interval within the margin.
+
+    The true difference is the margin.
+    """
+    rng = np.random.default_rng((seed, seeds, *kind.encode()))
+    values = scores(rng, kind, (studies, 2, seeds))
+    values[:, 0] += margin
+    low, high = complete_limits(values, 0.95)
+    return 100 * float(((low >= -margin) & (high <= margin)).mean())
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def null_table(studies: int, seed: int) -> str:
+    """Return the rates for all kinds of noise."""
+    rows = []
+    for methods in METHODS:
+        for kind in KINDS:
+            if methods == 2 and kind == "families":
+                continue
+            rates = [null_rates(kind, methods, seeds, studies, seed) for seeds in SEEDS]
+            name = [str(methods), kind]
+            rows.append([*name, *(f"{x.false:.1f}" for x in rates), *(f"{x.joint:.1f}" for x in rates)])
+    header = ["methods", "noise", *(f"false, {n} seeds" for n in SEEDS), *(f"coverage, {n} seeds" for n in SEEDS)]
+    return table(header, rows)
+
+
+def pair_table(studies: int, seed: int) -> str:
+    """Return the coverage of single intervals of 6 methods."""
+    rows = [[k, *(f"{null_rates(k, 6, n, studies, seed).pair:.1f}" for n in SEEDS)] for k in ("Gaussian", "one noisy")]
+    return table(["noise", *(f"{n} seeds" for n in SEEDS)], rows)
+
+
+def mean_table(studies: int, seed: int) -> str:
+    """Return the coverage of the interval of the mean of one method."""
+    counts = (*SEEDS, 50)
+    rows = [[kind, *(f"{mean_coverage(kind, n, studies, seed):.1f}" for n in counts)] for kind in SAME]
+    return table(["noise", *(f"{n} seeds" for n in counts)], rows)
+
+
+def power_table(studies: int, seed: int) -> str:
+    """Return predicted and simulated power."""
+    rows = []
+    for methods in METHODS:
+        for difference in (1.0, 2.0, 4.0):
+            cells = [
+                f"{100 * power(difference, np.sqrt(2), n, methods):.1f} / "
+                f"{found_rate(difference, methods, n, studies, seed):.1f}"
+                for n in SEEDS
+            ]
+            rows.append([str(methods), f"{difference:g}", *cells])
+    return table(["methods", "difference", *(f"{n} seeds" for n in SEEDS)], rows)
+
+
+def sequential_table(studies: int, seed: int) -> str:
+    """Return error rates of group-sequential studies."""
+    rows = [[k, *(f"{sequential_rate(k, methods, studies, seed):.1f}" for methods in METHODS)] for k in SAME]
+    return table(["noise", *(f"{methods} methods" for methods in METHODS)], rows)
+
+
+def equivalence_table(studies: int, seed: int) -> str:
+    """Return rates of false equivalence for margins in units of the standard deviation of a method."""
+    rows = [[kind, *(f"{false_equivalence(kind, 3, n, studies, seed):.1f}" for n in SEEDS)] for kind in SAME]
+    return table(["noise", *(f"{n} seeds" for n in SEEDS)], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    start = time.perf_counter()
+    print(f"{stamp()} {given.studies} studies of each condition; numbers in percent.\n")
+    for title, made in {
+        "False verdicts and joint coverage of 95 % intervals": null_table,
+        "Coverage of the single intervals of 6 methods": pair_table,
+        "Coverage of the mean of one method": mean_table,
+        "Power, predicted / simulated, for a planted difference in standard deviations of a method": power_table,
+        "Any false verdict at the looks 5, 10, 20": sequential_table,
+        "False equivalence, margin 3": equivalence_table,
+    }.items():
+        print(f"{title}\n\n{made(given.studies, given.seed)}\n", flush=True)
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
