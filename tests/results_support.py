@@ -248,3 +248,26 @@ CASES: Mapping[str, Callable[[], Results]] = {
 def case(name: str) -> Results:
     """Return the results of a case of `CASES`."""
     return CASES[name]()
+
+
+def random_results(seed: int) -> Results:
+    """Return results of random size with random statuses, missing runs and constant scores."""
+    rng = np.random.default_rng(seed)
+    methods, seeds = METHODS[: rng.integers(1, 7)], int(rng.integers(1, 9))
+    kinds = ["done", "done", "done", "diverged", "failed", "unfinished"]
+    statuses = {(name, s): str(rng.choice(kinds)) for name in methods for s in range(seeds) if rng.random() < 0.3}
+    made = results(
+        methods=methods,
+        seeds=seeds,
+        metric=str(rng.choice(list(SCALES))),
+        gap=float(rng.choice([0.0, 0.1, 1.0, 5.0])),
+        noise=float(rng.choice([0.0, 0.1, 1.0])),
+        target=[None, "near", 0.5][rng.integers(3)],
+        margin=[None, 1.0][rng.integers(2)],
+        statuses=statuses,
+        trials=int(rng.integers(0, 4)),
+        rate_seeds=int(rng.integers(0, 2)),
+        seed=seed,
+    )
+    kept = tuple(run for run in made.runs if rng.random() < rng.choice([0.7, 1.0]))
+    return replace(made, runs=kept)

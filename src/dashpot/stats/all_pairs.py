@@ -229,6 +229,8 @@ def half_widths(
 
 def _model_p(mean: float, variance: float, n: int, pooled: Residual, is_spherical: bool, k: int, pairs: int) -> float:
     """Return the p-value that is at most alpha if and only if the interval at the level 1 - alpha excludes 0."""
+    if mean == 0.0:  # also equal scores on all common seeds, which have no variance
+        return 1.0
     share = min(OWN_SHARE, pairs) if is_spherical else pairs
     own = min(1.0, share * float(2 * stats.t.sf(abs(mean) / np.sqrt(variance / n), n - 1)))
     error = float(np.sqrt(2 * pooled.variance / n))
