@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from item_support import example_study, run_all
 from mutations import VALUES, mutated, paths
-from study_support import finished
 
+from dashpot.comparison import entry
 from dashpot.comparison.judge import judge
 from dashpot.comparison.page import render_page
 from dashpot.comparison.read_results import results_of_folder
@@ -30,7 +31,10 @@ MUTATIONS = {**VALUES, "traversal": "../../x", "deep": "DEEP"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("study") / "out"
-    finished(path, "adam", "sgd")
+    entries = (entry("adam", "toy", lr=0.05), entry("sgd", "toy", lr=0.05))
+    study = example_study(*entries, budget=1, rate_seeds=1, looks=(2,), seeds=(0, 1), epochs=1)
+    outcomes = run_all(study, path)
+    StudyFolder(path).record("sgd", 0).write_text(outcomes["run/sgd/0"].data["record"])  # of another machine
     return path
 
 
@@ -82,8 +86,13 @@ def test_unchanged_study_is_read(folder):
 
 FILES = pytest.mark.parametrize(
     ("name", "line"),
-    [("study.json", None), *(("runs/adam-seed0.jsonl", line) for line in (0, 1, 2, -1))],
-    ids=["study", "header", "steps", "epoch", "end"],
+    [
+        ("study.json", None),
+        *(("runs/adam-seed0.jsonl", line) for line in (0, 1, 2, 3, -1)),
+        ("runs/sgd-seed0.jsonl", 2),
+        *((name, 0) for name in ("tuning/adam-trial0.jsonl", "sensitivity/adam-x0.1-seed0.jsonl")),
+    ],
+    ids=["study", "header", "initial", "steps", "epoch", "end", "thinned", "trial", "rate"],
 )
 
 

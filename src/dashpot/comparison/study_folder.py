@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,40 +170,39 @@ class StudyFolder:
         return study
 
     def runs(self) -> list[Run]:
-        """Return all runs that have been started, ordered by method and then by seed, in the order of the settings.
+        """Return all judged runs that have been started, ordered by method and then by seed.
 
         Raises:
             RunError: If a record is damaged.
         """
         settings = self.study()["settings"]
-        paths = [self.record(name, seed) for name in settings["methods"] for seed in settings["seeds"]]
-        return [self._read(path) for path in paths if path.exists()]
+        return self._started(f"run/{name}/{seed}" for name in settings["methods"] for seed in settings["seeds"])
 
     def trials(self) -> list[Run]:
         """Return all tuning trials that have been started, ordered by method and then by number; see `runs`."""
         settings = self.study()["settings"]
-        keys = [key for name in settings["methods"] for key in trial_keys(settings, name)]
-        return [self._read(path) for path in map(self.item_record, keys) if path.exists()]
+        return self._started(key for name in settings["methods"] for key in trial_keys(settings, name))
 
     def rate_runs(self) -> list[Run]:
         """Return all runs at wrong learning rates that have been started; see `runs`."""
-        paths = map(self.item_record, rate_keys(self.study()["settings"]))
-        return [self._read(path) for path in paths if path.exists()]
+        return self._started(rate_keys(self.study()["settings"]))
 
-    def _read(self, path: Path) -> Run:
+    def _started(self, keys: Iterable[str]) -> list[Run]:
+        return [self._read(key) for key in keys if self.item_record(key).exists()]
+
+    def _read(self, key: str) -> Run:
         """Read a record, and check that it contains the values in the summary and the report."""
-        run = check_header(read_run(path), COMPARABLE)
+        run = check_header(read_run(self.item_record(key)), COMPARABLE)
         score = run.header["score"]
+        if run.header.get("item") != key or run.entry != key.split("/")[1]:
+            raise _damaged(run, f"it is not the record of {key}")
         for number, epoch in enumerate(run.epochs, start=1):
             missing = [f"{phase} loss" for phase in ("train", "eval") if epoch[phase] and "loss" not in epoch[phase]]
             missing += [name for name in ("cpu_s", "wall_s") if name not in epoch]
             if score["metric"] not in epoch[score["phase"]]:
                 missing.append(f"{score['phase']} {score['metric']}")
             if missing:
-                lost = ", ".join(missing)
-                raise RunError(
-                    f"The record {path} is damaged: epoch {number} lacks {lost}; delete it to repeat that run."
-                )
+                raise _damaged(run, f"epoch {number} lacks {', '.join(missing)}")
         return run
 
     def locked(self, wait: float = 0.0) -> AbstractContextManager[None]:
@@ -213,6 +212,10 @@ class StudyFolder:
             RunError: If another process has locked the folder and does not release it within `wait` seconds.
         """
         return locked(self.path, wait=wait) if self.path.is_dir() else nullcontext()
+
+
+def _damaged(run: Run, reason: str) -> RunError:
+    return RunError(f"The record {run.path} is damaged: {reason}; delete it to repeat that run.")
 
 
 def _check_format(path: Path, study: Any) -> None:
