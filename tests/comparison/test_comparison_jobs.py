@@ -204,7 +204,7 @@ def test_death_reason_names_the_signal(code, reason):
     assert death_reason(code).startswith(reason)
 
 
-def test_workers_share_the_cores_and_the_url_is_no_argument(monkeypatch):
+def test_workers_share_the_cores_and_read_the_url_from_the_environment(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     environment = worker_environment(3, "postgresql://ada:secret@db/studies")
     assert environment["OMP_NUM_THREADS"] == "3"

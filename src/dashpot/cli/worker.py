@@ -19,7 +19,7 @@ def worker(
     threads: Threads = None,
     pipe: Annotated[bool, Parameter(show=False)] = False,
 ) -> int:
-    """Execute items of the study in a folder, beside other processes, until it is finished.
+    """Execute items of the study in a folder, alongside other processes, until it is finished.
 
     `dashpot compare --jobs N` starts N workers itself.
     """

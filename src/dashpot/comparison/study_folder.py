@@ -70,7 +70,7 @@ STUDY = Record(
                 "steps_per_epoch": POSITIVE_COUNT,
                 "steps": POSITIVE_COUNT,
                 "evaluate_every": POSITIVE_COUNT,
-                "seeds": ListOf(SEED, least=1),
+                "seeds": ListOf(SEED),
                 "looks": ListOf(POSITIVE_COUNT),
                 "methods": MapOf(TEXT, key=NAME, least=1),
                 "tuning": TUNING,

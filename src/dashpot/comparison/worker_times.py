@@ -31,7 +31,7 @@ class WorkerTimes:
     start_s: float = 0.0
 
     def add(self, other: WorkerTimes) -> None:
-        """Add the times of another worker."""
+        """Add the times of a worker."""
         for name, value in dataclasses.asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 

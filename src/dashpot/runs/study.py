@@ -52,7 +52,8 @@ class Study:
     Args:
         task: Task to train, from `dashpot.tasks.get` or user-defined.
         entries: Methods to compare, at least one; names must be unique.
-        seeds: Seeds of the judged runs, at least one; unique integers in [0, 2**32).
+        seeds: Seeds of the judged runs, unique integers in [0, 2**32); at least one, or none to only tune with a
+            `budget`.
         epochs: Number of epochs in every run, at least 1.
         threads: Number of torch threads, at least 1; None leaves the number unchanged.
         budget: Number of tuning trials per method, at least 0; the first one uses the settings of the entry.
@@ -99,7 +100,7 @@ class Study:
         names = [entry.name for entry in self.entries]
         if not names or len(set(names)) != len(names):
             raise ArgumentError(f"Study: entries must contain at least one entry, with unique names, got {names}.")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+        if not (self.seeds or self.budget) or len(set(self.seeds)) != len(self.seeds):
             raise ArgumentError(f"Study: seeds must contain at least one seed, without repetition, got {self.seeds}.")
         for seed in self.seeds:
             check("Study", "seeds", seed, SEED)
@@ -158,7 +159,7 @@ class Study:
     @cached_property
     def shape(self) -> dict[str, Any]:
         """Lengths and score: "steps_per_epoch", "steps", "evaluate_every" and "score"."""
-        return self._shape(self.task.build(self.seeds[0]))
+        return self._shape(self.task.build((*self.seeds, self.tuning_seed)[0]))
 
     def _shape(self, problem: Problem) -> dict[str, Any]:
         steps = length(problem.train)
@@ -177,7 +178,7 @@ class Study:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        problem = self.task.build(self.seeds[0])
+        problem = self.task.build((*self.seeds, self.tuning_seed)[0])
         self.__dict__["shape"] = shape = self._shape(problem)
         total = shape["steps"]
         built = {entry.name: entry.optimizer(problem.model.parameters(), total) for entry in self.entries}
