@@ -90,6 +90,7 @@ class Worker:
             with self.times.measured("scheduling_s"):
                 accepted = claim.finish(ended.status, ended.score, ended.data)
         except _Lost:
+            claim.release()
             accepted, ended = False, None
         except (Interrupted, DashpotError):
             self.progress.drop()
