@@ -29,7 +29,7 @@ def test_compare_writes_all_files_and_prints_the_summary(dashpot, my_task):
     folder = Path("runs/compare-my-task")
     assert f"Report: {folder / 'report.html'}" in out
     assert "2 methods on my task: 2 epochs, 2 seeds, 4 runs" in out
-    assert re.search(r"^sgd +0\.05 +\d", out, re.MULTILINE)
+    assert re.search(r"^\d +sgd +[\d.]+ ", out, re.MULTILINE)
     files = ["report.html", "runs", "sessions.jsonl", "study.journal", "study.json", "summary.md"]
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == files
     assert len(list((folder / "runs").iterdir())) == 4

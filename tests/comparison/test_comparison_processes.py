@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 from processes import LIMIT
-from worker_support import KEYS, alive, children, complete, evaluated, executed, results, start, wait_for, write_task
+from worker_support import (
+    KEYS,
+    WORDS,
+    alive,
+    children,
+    complete,
+    evaluated,
+    executed,
+    results,
+    start,
+    wait_for,
+    write_task,
+)
 
 from dashpot.comparison import StudyFolder
 from dashpot.comparison.sessions import read_sessions
@@ -91,7 +103,8 @@ def test_signal_to_all_processes_stops_the_study(tmp_path, whole, number, code):
 def test_item_that_kills_its_workers_fails_and_the_others_are_done(tmp_path):
     write_task(tmp_path, pause=0.0)
     (tmp_path / "deadly").touch()
-    out = complete(tmp_path, extra=(*JOBS, "--methods", "sgd"))
+    words = ["sgd" if word == "sgd,adam" else word for word in WORDS]
+    out = complete(tmp_path, *words, extra=JOBS)
     assert "failed: the worker process died " in out
     # A worker may claim the item while another one dies with it.
     assert 3 <= len(Path(tmp_path / "deaths").read_text()) <= 4

@@ -18,20 +18,25 @@ def execute_study(study: Study, out: Path, *, storage: str | None = None, jobs: 
     """Execute a study with a progress report on stdout, and return its outcomes."""
     from dashpot.comparison.progress import progress_for
     from dashpot.comparison.runner import complete_study
+    from dashpot.runs.passwords import without_passwords
 
-    return complete_study(
-        study, out, storage=storage, jobs=jobs, progress=progress_for(sys.stdout), command=command_line()
-    )
+    command = without_passwords(command_line())
+    return complete_study(study, out, storage=storage, jobs=jobs, progress=progress_for(sys.stdout), command=command)
 
 
 def compare_study(study: Study, out: Path, *, storage: str | None = None, jobs: int = 1) -> None:
-    """Execute a study, print its table and write its report."""
-    from dashpot.comparison import StudyFolder, summarise, write_report
-
+    """Execute a study, print its table and verdicts, and write its report."""
     print(f"{announcement(study)}, written to {out}.", flush=True)
     execute_study(study, out, storage=storage, jobs=jobs)
-    print(f"\n{summarise(StudyFolder(out).runs()).text()}\n", flush=True)
-    print(f"Report: {write_report(out)}")
+    from dashpot.comparison.read_results import results_of_folder
+    from dashpot.comparison.report_files import judged, report_path, write_files
+    from dashpot.comparison.table import text_summary
+
+    findings = judged([results_of_folder(out)])
+    print(f"\n{text_summary(findings[0])}\n", flush=True)
+    page = report_path([out])
+    write_files(findings, page)
+    print(f"Report: {page}")
 
 
 def announcement(study: Study) -> str:
