@@ -60,14 +60,16 @@ def test_long_outage_raises_with_finished_items_and_one_notice(journal):
     notices = []
     flaky = Flaky(journal)
     storage = Storage(flaky, "postgresql://db/studies", limit=0.2, notify=notices.append)
-    with WorkQueue(storage, "digits", {}, None) as queue:
+    command = "dashpot compare digits --storage postgresql://ada:s3cret@db/studies"
+    with WorkQueue(storage, "digits", {}, None, resume=command) as queue:
         queue.add([WorkItem("run/adam/0", "runs"), WorkItem("run/adam/1", "runs")])
         queue.claim().finish("done", 1.0, {})
         flaky.failures = 10**6
         with pytest.raises(
             StorageLost,
             match=r"^postgresql://db/studies has not answered for 0 s \(server closed the connection\)\. "
-            r"1 of 2 items are finished and kept; run the command again to resume\.$",
+            r"1 of 2 items are finished and kept; run `dashpot compare digits --storage "
+            r"postgresql://ada:\*\*\*@db/studies` to resume\.$",
         ):
             queue.claim()
         flaky.failures = 0

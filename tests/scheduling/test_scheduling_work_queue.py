@@ -107,6 +107,25 @@ def test_finished_queue_is_opened_with_its_outcomes(make):
     assert make().claim() is None
 
 
+def test_claim_and_finish_append_three_entries(make, tmp_path):
+    """Each entry is flushed to disk, which takes most of the time of a claim."""
+    queue = make()
+    before = (tmp_path / "study.journal").read_bytes().count(b"\n")
+    claimed(queue).finish("done", 0.5, {})
+    assert (tmp_path / "study.journal").read_bytes().count(b"\n") == before + 3
+
+
+def test_outcomes_of_a_finished_queue_do_not_read_the_storage(make, storage):
+    queue = make()
+    while claim := queue.claim():
+        claim.finish("done", 0.5, {})
+    assert len(queue.outcomes()) == 3
+    storage.call = None
+    assert len(queue.outcomes()) == 3
+    assert queue.pending() == Pending(waiting=0, held=0, finished=3)
+    del storage.call
+
+
 def test_release_gives_the_item_back(make):
     queue, other = make(), make()
     claim = claimed(queue)
