@@ -19,7 +19,16 @@ from dashpot.scheduling.storage import open_storage
 from dashpot.scheduling.work_items import WorkItem
 from dashpot.scheduling.work_queue import WorkQueue
 
-DEFAULTS = {"workers": 3, "own_folders": False, "lease": 60.0, "limit": 60.0, "group_count": 3, "longest": 0.004}
+DEFAULTS = {
+    "workers": 3,
+    "own_folders": False,
+    "lease": 60.0,
+    "limit": 60.0,
+    "group_count": 3,
+    "longest": 0.004,
+    "pause": 0.1,
+    "suspend": 0.0,
+}
 
 
 def items(case: dict[str, Any]) -> list[WorkItem]:
@@ -89,8 +98,23 @@ def fork(case: dict[str, Any], number: int) -> int:
         os._exit(code)
 
 
+def suspend(case: dict[str, Any], process: int) -> None:
+    """Stop a worker for longer than its lease, as on a suspended laptop."""
+    os.kill(process, signal.SIGSTOP)
+    time.sleep(case["suspend"])
+    os.kill(process, signal.SIGCONT)
+
+
+def replace(case: dict[str, Any], alive: dict[int, int], victim: int, number: int) -> None:
+    """Kill a worker and start another one."""
+    process = alive.pop(victim)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    alive[number] = fork(case, number)
+
+
 def kill_some(case: dict[str, Any]) -> tuple[dict[int, int], int]:
-    """Kill random workers at random moments, each after it has begun, and replace them."""
+    """Kill or suspend random workers at random moments, each after it has begun."""
     rng = random.Random(case["seed"])
     alive = {number: fork(case, number) for number in range(case["workers"])}
     share = case["items"] // (case["kills"] + 1)
@@ -99,12 +123,11 @@ def kill_some(case: dict[str, Any]) -> tuple[dict[int, int], int]:
         victim = rng.choice(sorted(alive))
         while f"ready {victim} " not in Path(case["folder"], "events").read_text(encoding="ascii"):
             time.sleep(0.005)
-        time.sleep(rng.random() * case.get("pause", 0.1))
-        process = alive.pop(victim)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        number = case["workers"] + kill
-        alive[number] = fork(case, number)
+        time.sleep(rng.random() * case["pause"])
+        if case["suspend"]:
+            suspend(case, alive[victim])
+        else:
+            replace(case, alive, victim, case["workers"] + kill)
     open_gate(case, case["items"])
     return alive, case["kills"]
 

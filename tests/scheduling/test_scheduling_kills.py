@@ -81,6 +81,17 @@ def test_kills_on_different_machines_lose_nothing(tmp_path, database):
 
 
 @pytest.mark.slow
+def test_suspended_workers_drop_their_outcome(tmp_path):
+    """Another worker takes over the item after the lease; the suspended one continues and is not accepted."""
+    case = {"items": 42, "kills": 6, "seed": 6, "lease": 0.6, "suspend": 1.5, "longest": 0.3}
+    found = killed(tmp_path, tmp_path / "study" / "study.journal", **case)
+    counts = assert_exactly_once(found, 42)
+    dropped = [key for event, _, key in found["events"] if event == "drop"]
+    assert dropped
+    assert sum(counts["start"].values()) == 42 + len(dropped)
+
+
+@pytest.mark.slow
 def test_kills_on_sqlite_lose_nothing(tmp_path):
     found = killed(tmp_path, f"sqlite:///{tmp_path}/studies.db", items=40, kills=5, seed=4)
     counts = assert_exactly_once(found, 40)
