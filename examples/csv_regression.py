@@ -93,7 +93,7 @@ def read(path, target, delimiter):
         row = dict(zip(names, cells, strict=True))
         text = row.pop(target)
         if text.lower() in MISSING:
-            continue  # without a target, the row is of no use
+            continue  # a row without target can neither train nor test
         if number(text) is None:
             raise dp.DataError(f"{path}, line {line}: {target} must be a finite number, got {text!r}.")
         rows.append((row, number(text)))

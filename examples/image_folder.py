@@ -77,7 +77,7 @@ def network(classes):
 
 
 def augment(x, generator):
-    """Flip and shift the images of a batch; for letters or digits, leave out the flips."""
+    """Flip and shift the images of a batch; not suitable for letters and digits, which must not be flipped."""
     return crop(flip(x, generator), generator, padding=2)
 
 
@@ -85,7 +85,7 @@ def augment(x, generator):
 
 
 def image_files(folder):
-    """Return the image files of each sub-folder, both in alphabetical order; hidden and other files are left out."""
+    """Return the image files of each sub-folder, both in alphabetical order; other files are ignored."""
     if not folder.is_dir():
         raise dp.DataError(f"{folder} must be a folder with a sub-folder of images for each class.")
     classes = {}

@@ -41,7 +41,7 @@ class RunPlan:
 
         >>> plan = RunPlan.of(Settings(task="digits", optimizer="adamw", threads=1))
         >>> plan.settings.lr, plan.settings.epochs, plan.steps
-        (0.03, 12, 288)
+        (0.01, 12, 288)
         """
         check_packages(settings.log)
         task = load_task(settings)
