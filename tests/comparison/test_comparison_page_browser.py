@@ -69,3 +69,24 @@ def test_narrow_screens_do_not_scroll_sideways(name, tmp_path):
     found = re.search("<title>(-?[0-9]+)</title>", document)
     assert found is not None
     assert int(found[1]) <= 0
+
+
+PAGES = """
+  const main = document.querySelector("main");
+  main.style.cssText = "width:703px;height:1009px;column-width:703px;column-gap:0;column-fill:auto;max-width:none;padding:0";
+  dispatchEvent(new Event("beforeprint"));
+  const parts = [...document.querySelectorAll(".plot, .panel")];
+  document.title = `${Math.round(main.scrollWidth / 703)} pages, ${parts.length} parts, ` +
+    `${parts.filter((part) => part.getClientRects().length > 1).length} split`;
+"""
+"""Lay out the page in columns of the size of printed A4 pages, and count the charts in several of them."""
+
+
+def test_prints_split_no_chart(text, tmp_path):
+    document = drawn(text.replace("@media print", "@media all"), tmp_path, PAGES)
+    found = re.search("<title>([0-9]+) pages, ([0-9]+) parts, ([0-9]+) split</title>", document)
+    assert found is not None
+    pages, parts, split = map(int, found.groups())
+    assert pages > 5
+    assert parts > 100
+    assert split == 0

@@ -65,15 +65,18 @@ const prepare = (plot, shared) => {
     node.addEventListener("click", () => toggle(scopeOf(node), node.dataset.series, false));
   });
   if (!data.series || !data.series.length) return data;
-  const place = (axis, x, y) => {
-    const [left, top, right, bottom] = axis.box;
-    return [left + fraction(axis.x, x) * (right - left), bottom - fraction(axis.y, y) * (bottom - top)];
+  // Values beyond an axis are marked at its edge; curves keep their positions along x.
+  const held = (share) => Number.isFinite(share) ? Math.min(1, Math.max(0, share)) : share;
+  const place = (axis, x, y, rising) => {
+    const [left, top, right, bottom] = axis.box, along = fraction(axis.x, x);
+    return [left + (rising ? along : held(along)) * (right - left), bottom - held(fraction(axis.y, y)) * (bottom - top)];
   };
   const series = data.series.map((item) => {
     const axis = data.axes[item.a], xs = data.xs[item.x];
     const points = xs.map((x, i) => ({ x, y: item.y[i] })).filter((p) => p.x !== null && p.y !== null);
-    points.forEach((p) => { p.at = place(axis, p.x, p.y); });
-    return { ...item, points: points.filter((p) => p.at.every(Number.isFinite)), rising: points.every((p, i) => i === 0 || p.x >= points[i - 1].x) };
+    const rising = points.every((p, i) => i === 0 || p.x >= points[i - 1].x);
+    points.forEach((p) => { p.at = place(axis, p.x, p.y, rising && points.length > 1); });
+    return { ...item, points: points.filter((p) => p.at.every(Number.isFinite)), rising };
   });
   const visible = (index) => {
     const hidden = new Set([...svg.querySelectorAll(".off[data-series]")].map((node) => node.dataset.series));

@@ -10,14 +10,22 @@ from dashpot.stats.verdicts import number
 MINUS = "\N{MINUS SIGN}"
 
 
+def with_minus(text: str) -> str:
+    """Return text with typographic minus signs of numbers.
+
+    >>> with_minus("-.25 to x-1")
+    '−.25 to x-1'
+    """
+    return re.sub(r"(?<![\w.])-(?=[\d.])|(?<=\de)-(?=\d)", MINUS, text)
+
+
 def bare(text: str) -> str:
     """Return text whose numbers have no leading zero and a typographic minus sign.
 
     >>> bare("-0.25 to 10.05"), bare("1e-09"), bare("x-0.1")
     ('−.25 to 10.05', '1e−09', 'x-.1')
     """
-    text = re.sub(r"(?<![\w.])-(?=[\d.])|(?<=\de)-(?=\d)", MINUS, text)
-    return re.sub(r"(?<![\d.])0(?=\.\d)", "", text)
+    return re.sub(r"(?<![\d.])0(?=\.\d)", "", with_minus(text))
 
 
 def general(value: float, digits: int = 3) -> str:

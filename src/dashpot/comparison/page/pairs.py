@@ -11,7 +11,7 @@ from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.ranking import ROWS
 from dashpot.comparison.page.scales import Scale, padded, ranked_limits
-from dashpot.comparison.page.view import Section, View, folded, note, table
+from dashpot.comparison.page.view import Section, View, folded, note, prose, table
 from dashpot.comparison.table import has_limits
 from dashpot.stats.interval import reverse
 from dashpot.utils.format import counted
@@ -178,7 +178,7 @@ def _sentences(found: Sequence[PairFinding]) -> str:
     found = [pair for pair in found if has_limits(pair)]
     if not found:
         return ""
-    items = "".join(f"<li>{html.escape(pair.sentence)}</li>" for pair in found[:MOST_SENTENCES])
+    items = "".join(f"<li>{html.escape(prose(pair.sentence))}</li>" for pair in found[:MOST_SENTENCES])
     more = len(found) - MOST_SENTENCES
     rest = note(f"The file of raw data contains {more} further pairs.") if more > 0 else ""
     return folded("Verdict on each pair", f"<ul>{items}</ul>{rest}")

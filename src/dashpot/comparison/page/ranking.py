@@ -6,12 +6,11 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 
-from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.scales import Scale, padded, ranked_limits
-from dashpot.comparison.page.view import Section, View, note, table
+from dashpot.comparison.page.view import Section, View, note, prose, table
 from dashpot.utils.format import counted, duration
 
 ROWS = 40
@@ -182,7 +181,7 @@ def _legend(view: View, ranked: Sequence[MethodFinding]) -> str:
 
 
 def _notes(view: View) -> str:
-    items = "".join(f"<li>{html.escape(unbroken(text))}</li>" for text in view.findings.notes)
+    items = "".join(f"<li>{html.escape(prose(text))}</li>" for text in view.findings.notes)
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 

@@ -66,11 +66,26 @@ def _table(view: View) -> str:
     ratios = any(method.step_ratio is not None for method in view.methods)
     header = ["method", "reached", "median steps"]
     header += [f"steps relative to {reference} (95 %)"] if ratios and reference else []
+    tests = _log_rank(view)
+    header += ["p (log-rank)"] if tests else []
     rows = []
     for method in view.methods:
         row = [view.named(method.name), f"{method.reached} of {_ended(method)}", _median(method)]
-        rows.append(row + ([_ratio(view, method)] if ratios and reference else []))
-    return table(map(html.escape, header), rows)
+        row += [_ratio(view, method)] if ratios and reference else []
+        rows.append(row + ([tests.get(method.name, "–")] if tests else []))
+    explained = "P-values of the differences from the reference, adjusted for all pairs." if tests else ""
+    return table(map(html.escape, header), rows) + note(explained)
+
+
+def _log_rank(view: View) -> dict[str, str]:
+    """Return the p-value of the log-rank test against the reference for each other method."""
+    reference = view.findings.reference
+    found = {}
+    for pair in view.findings.pairs:
+        if reference in (pair.better, pair.other) and pair.log_rank_p is not None:
+            other = pair.other if pair.better == reference else pair.better
+            found[other] = general(pair.log_rank_p, 2)
+    return found
 
 
 def _median(method: MethodFinding) -> str:

@@ -36,12 +36,13 @@ def _charts(view: View) -> str:
     values = [value for panel in panels for value in panel.main.values]
     metric = view.findings.results.rule.metric
     last = max(panel.main.steps[-1] for panel in panels if len(panel.main.steps))
-    shared = Axes((1, last), padded(*robust_limits(values)), "trials", f"best validation {metric}", dots=most <= 20)
-    explained = (
-        f"Expected best validation {metric} after a number of tuning trials. Band: 95 % confidence interval of the "
-        "median best score, up to the edge if the trials do not bound it. Grey: all other methods."
-    )
-    return small_multiples(view, "tuning", shared, panels) + note(explained)
+    ticks = [float(value) for value in range(1, most + 1, -(-most // 8))]
+    limits = padded(*robust_limits(values))
+    shared = Axes((1, last), limits, "trials", f"best validation {metric}", x_ticks=ticks, dots=most <= 20)
+    band = "Band: 95 % confidence interval of the median best score, up to the edge if the trials do not bound it."
+    explained = f"Expected best validation {metric} after a number of tuning trials. Grey: all other methods."
+    bounded = any(panel.band is not None for panel in panels)
+    return small_multiples(view, "tuning", shared, panels) + note(explained, band if bounded else "")
 
 
 def _panel(view: View, method: MethodFinding) -> Panel:
@@ -49,7 +50,8 @@ def _panel(view: View, method: MethodFinding) -> Panel:
         return Panel(method.name, Curve(np.empty(0), np.empty(0)), value="no trials")
     mean, low, high = method.best_of
     value = view.score(float(mean.values[-1])) if len(mean.values) else ""
-    return Panel(method.name, mean, name=f"{method.name}, expected best", band=(low, high), value=value)
+    bounded = (np.isfinite(low.values) & np.isfinite(high.values)).any()
+    return Panel(method.name, mean, f"{method.name}, expected best", band=(low, high) if bounded else None, value=value)
 
 
 def _selected(view: View, trials: Sequence[TuningTrial]) -> str:

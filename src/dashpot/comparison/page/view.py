@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import Findings, MethodFinding
-from dashpot.comparison.page.number_text import score, signed
+from dashpot.comparison.page.number_text import score, signed, with_minus
 from dashpot.comparison.score_text import score_decimals
 from dashpot.figures.charts import legend_entry, swatch
 from dashpot.figures.method_styles import Style
@@ -89,6 +90,11 @@ class View:
         return f"± {self.score((interval.high - interval.low) / 2)}"
 
 
+def prose(text: str) -> str:
+    """Return a sentence with typographic minus signs, whose numbers are not broken."""
+    return unbroken(with_minus(text))
+
+
 def table(header: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
     """Return a table of cells that are HTML; the first column contains row headings."""
     head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
@@ -109,5 +115,6 @@ def folded(summary: str, body: str, *, printed: bool = True) -> str:
 
 
 def note(*sentences: str) -> str:
-    """Return escaped text in small print."""
-    return f'<p class="note">{html.escape(" ".join(filter(None, sentences)))}</p>'
+    """Return escaped text in small print; nothing without text."""
+    text = " ".join(filter(None, sentences))
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""

@@ -6,7 +6,6 @@ import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import Findings
 from dashpot.comparison.page.cost import cost
 from dashpot.comparison.page.download import link
@@ -18,7 +17,7 @@ from dashpot.comparison.page.sensitivity import sensitivity
 from dashpot.comparison.page.target import target
 from dashpot.comparison.page.training import training
 from dashpot.comparison.page.tuning import tuning
-from dashpot.comparison.page.view import Section, View
+from dashpot.comparison.page.view import Section, View, prose
 from dashpot.errors import ArgumentError
 from dashpot.figures.method_styles import styles_for
 from dashpot.figures.page import render_template
@@ -64,7 +63,7 @@ def render_page(findings: Sequence[Findings]) -> str:
         title=f"{title}: {counted(len(names), 'method')} compared"
         if len(names) > 1
         else f"{title}: {next(iter(names))}",
-        lead=lead(views) if several else unbroken(findings[0].headline),
+        lead=lead(views) if several else prose(findings[0].headline),
         overview=_section("", overview(views), "h2") if several else "",
         tasks=[_task(view, heading=several) for view in views],
         command=commands,
@@ -78,7 +77,7 @@ def _task(view: View, *, heading: bool) -> dict[str, object]:
     return {
         "key": view.prefix,
         "title": found.results.task if heading else "",
-        "headline": unbroken(found.headline),
+        "headline": prose(found.headline),
         "description": found.results.description.rstrip("."),
         "sections": [_section(view.prefix, section, "h3" if heading else "h2") for section in _sections(view)],
     }
