@@ -1,15 +1,22 @@
 """Comparison of methods: paired runs, records, summary and report.
 
-A comparison is a `Study`. `run_study` trains the runs that are missing from the output folder; `summarise` and
-`write_report` only read records.
+A comparison is a `Study`. `run_study` trains the runs that are missing from the output folder. `results_of_folder`,
+`results_of_runs` and `results_of_csv` read results, `judge` computes their statistics, and `write_report` writes the
+page.
 """
 
+from dashpot.comparison.csv_results import results_of_csv
+from dashpot.comparison.findings import Findings, MethodFinding, PairFinding
+from dashpot.comparison.judge import judge
 from dashpot.comparison.live_progress import LiveProgress
 from dashpot.comparison.progress import LineProgress, SilentProgress, StudyProgress
+from dashpot.comparison.read_results import results_of_folder
 from dashpot.comparison.report import write_report
+from dashpot.comparison.results import Curve, JudgedRun, RateRun, Results, ScoreRule, TuningTrial
+from dashpot.comparison.run_results import results_of_runs
 from dashpot.comparison.runner import run_study
 from dashpot.comparison.study_folder import StudyFolder
-from dashpot.comparison.summary import Summary, SummaryRow, summarise
+from dashpot.comparison.table import markdown_summary, text_summary
 from dashpot.runs.default_lr import DEFAULT_METHODS, default_lr
 from dashpot.runs.entries import Entry, entry, known_entries
 from dashpot.runs.records import Run, read_run
@@ -18,22 +25,34 @@ from dashpot.runs.study import Study
 
 __all__ = [
     "DEFAULT_METHODS",
+    "Curve",
     "Entry",
+    "Findings",
     "Interrupted",
+    "JudgedRun",
     "LineProgress",
     "LiveProgress",
+    "MethodFinding",
+    "PairFinding",
+    "RateRun",
+    "Results",
     "Run",
+    "ScoreRule",
     "SilentProgress",
     "Study",
     "StudyFolder",
     "StudyProgress",
-    "Summary",
-    "SummaryRow",
+    "TuningTrial",
     "default_lr",
     "entry",
+    "judge",
     "known_entries",
+    "markdown_summary",
     "read_run",
+    "results_of_csv",
+    "results_of_folder",
+    "results_of_runs",
     "run_study",
-    "summarise",
+    "text_summary",
     "write_report",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from dashpot.comparison.findings import Findings
 from dashpot.comparison.headline import headline
-from dashpot.comparison.method_findings import method_findings
 from dashpot.comparison.notes import notes
-from dashpot.comparison.pair_findings import pair_findings
 from dashpot.comparison.results import Results
 from dashpot.comparison.score_matrix import score_matrix
 from dashpot.constraints import unknown
+from dashpot.errors import RunError
 from dashpot.stats.sequential import spent_alpha
 from dashpot.stats.tie_groups import tie_groups
 
@@ -32,8 +33,14 @@ def judge(results: Results, *, reference: str | None = None) -> Findings:
 
     Raises:
         ArgumentError: If `reference` is not a method of the comparison.
+        RunError: If scipy is not installed.
     """
     chosen = _reference(results, reference)
+    if find_spec("scipy") is None:
+        raise RunError("The statistics of a comparison need scipy: pip install 'dashpot[study]'.")
+    from dashpot.comparison.method_findings import method_findings
+    from dashpot.comparison.pair_findings import pair_findings
+
     matrix = score_matrix(results)
     pairs, separated = pair_findings(results, matrix, 1 - look_alpha(results.looks, len(matrix.seeds)))
     groups = tie_groups(range(matrix.scored), separated)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dashpot.comparison.judge import judge
-from dashpot.comparison.page import write_page
 from dashpot.comparison.read_results import results_of_folder
-from dashpot.comparison.table import markdown_summary
-from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.files import write_text
+from dashpot.comparison.report_files import PAGE, write_files
 
 
 def write_report(out: Path) -> Path:
@@ -22,13 +19,9 @@ def write_report(out: Path) -> Path:
         Path of `report.html`.
 
     Raises:
-        RunError: If `out` does not contain a readable comparison with a record, or cannot be written, or if jinja2 is
-            not installed.
+        RunError: If `out` does not contain a readable comparison with a record, or cannot be written, or if jinja2 or
+            scipy is not installed.
     """
     folder = Path(out)
-    findings = judge(results_of_folder(folder))
-    write_text(folder / "summary.md", markdown_summary(findings) + "\n")
-    try:
-        return write_page([findings], folder / "report.html")
-    except ArgumentError as error:
-        raise RunError(str(error)) from error
+    write_files([judge(results_of_folder(folder))], folder / PAGE)
+    return folder / PAGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,8 @@ def studentized_range_quantile(probability: float, methods: int, degrees: int) -
     high = 4.0
     while excess(high) < 0:
         high *= 2
-    return float(optimize.brentq(excess, 0.0, high, xtol=1e-10))
+    root: Any = optimize.brentq(excess, 0.0, high, xtol=1e-10)
+    return float(root)
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from dashpot.constraints import Interval as Range
 from dashpot.constraints import OneOf, Optional, check
 from dashpot.stats.interval import Interval, reverse
-from dashpot.stats.power import seeds_for_equivalence, seeds_needed
 from dashpot.utils.format import counted
 
 MANY_SEEDS = 201
@@ -80,6 +79,8 @@ def verdict(
 
 def _more(interval: Interval, margin: float | None, sd: float, seeds: int, methods: int) -> int:
     """Return the number of additional seeds for a separation or an equivalence, whichever is less."""
+    from dashpot.stats.power import seeds_for_equivalence, seeds_needed
+
     most, spread = seeds + MANY_SEEDS - 1, max(sd, 1e-12 * abs(interval.estimate), 1e-300)
     options = [seeds_needed(interval.estimate, spread, methods, level=interval.level, most=most)]
     if margin:
