@@ -203,7 +203,7 @@ def test_run_without_the_metric_is_unfinished(read):
         ("a,b\x00c\n", "has no column 'step'"),
     ],
 )
-def test_bad_files_are_refused_with_the_line(read, text, message):
+def test_bad_files_are_rejected_with_the_line(read, text, message):
     with pytest.raises(DataError, match=message):
         read(text)
 

@@ -42,7 +42,7 @@ def report_path(folders: Sequence[Path]) -> Path:
 def write_files(findings: Sequence[Findings], page: Path) -> None:
     """Write the page and the summary.
 
-    The summary of `report.html` is `summary.md`, that of another page has the same name with the suffix .md.
+    The summary of `report.html` is `summary.md`, that of a different page has the same name with the suffix .md.
 
     Args:
         findings: Findings of comparisons, at least one.
