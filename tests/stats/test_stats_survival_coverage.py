@@ -61,9 +61,9 @@ def test_ratio_covers_in_600_studies(shape, seeds, misses):
 @pytest.mark.parametrize("correlation", [0.0, 0.5])
 @pytest.mark.parametrize("misses", simulations.MISSES)
 @pytest.mark.parametrize("seeds", simulations.SEEDS)
-def test_log_rank_keeps_its_level_in_2000_studies(seeds, misses, correlation):
-    """The largest share of p-values of at most .05 is 5 %, plus four standard errors of .5 %."""
-    assert simulations.log_rank_error(Cell("log-normal", 0.3, 1.0, correlation, misses, seeds), 2000, 100) <= 7
+def test_log_rank_keeps_its_level_in_1000_studies(seeds, misses, correlation):
+    """The largest share of p-values of at most .05 is 5 %, plus four standard errors of .7 %."""
+    assert simulations.log_rank_error(Cell("log-normal", 0.3, 1.0, correlation, misses, seeds), 1000, 100) <= 7.8
 
 
 @pytest.mark.slow
