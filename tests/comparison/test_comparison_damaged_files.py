@@ -34,7 +34,7 @@ def folder(tmp_path_factory) -> Path:
     entries = (entry("adam", "toy", lr=0.05), entry("sgd", "toy", lr=0.05))
     study = example_study(*entries, budget=1, rate_seeds=1, looks=(2,), seeds=(0, 1), epochs=1)
     outcomes = run_all(study, path)
-    StudyFolder(path).record("sgd", 0).write_text(outcomes["run/sgd/0"].data["record"])  # of another machine
+    StudyFolder(path).record("sgd", 0).write_text(outcomes["run/sgd/0"].data["record"])  # from a different machine
     return path
 
 

@@ -21,11 +21,13 @@ from dashpot.runs.default_lr import DEFAULT_METHODS, default_lr
 from dashpot.runs.entries import Entry, entry, known_entries
 from dashpot.runs.records import Run, read_run
 from dashpot.runs.signals import Interrupted
+from dashpot.runs.search_space import Dimension, search_space
 from dashpot.runs.study import Study
 
 __all__ = [
     "DEFAULT_METHODS",
     "Curve",
+    "Dimension",
     "Entry",
     "Findings",
     "Interrupted",
@@ -53,6 +55,7 @@ __all__ = [
     "results_of_folder",
     "results_of_runs",
     "run_study",
+    "search_space",
     "text_summary",
     "write_report",
 ]
