@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +67,14 @@ def test_rate_is_searched_around_the_generic_rate_whatever_the_task(name):
         low, high = space["lr"].low, space["lr"].high
         assert low == pytest.approx(min(rate / 30, chosen.lr), rel=1e-5)  # limits have 6 digits
         assert high == pytest.approx(max(rate * 30, chosen.lr), rel=1e-5)
+
+
+def test_generic_rates_are_documented():
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) \| ([a-z, -]+) \|$", page.partition("| generic rate |")[2], re.MULTILINE)
+    assert {name: float(rate) for rate, names in rows for name in names.split(", ")} == {
+        name: row.lr for name, row in METHODS.items()
+    }
 
 
 def test_range_is_widened_to_the_value_of_the_entry():

@@ -7,7 +7,7 @@
 | momentum | `betas[0]`, `pole` or `momentum` | 0.5 ... 0.99 | log of 1 - momentum | those with momentum |
 | warmup | share of the steps with linear warm-up of the rate | 0 ... 0.2 | linear | optimizers of dashpot |
 
-The generic rate is that of `dashpot methods`; for other optimizers, the rate of the entry. A range is widened if it
+The generic rate is that in `dashpot.names`; for other optimizers, the rate of the entry. A range is widened if it
 does not contain the value of the entry. A setting that is zero in the entry is not searched, so that `sgd` remains SGD
 without momentum and without weight decay. Warm-up is searched for a constant rate, and for the schedules "linear" and
 "cosine", since "warmup-linear" and "warmup-cosine" exist. The table applies to every method of the registry.
