@@ -9,6 +9,7 @@ from cli_support import interrupt_at, refused, same_weights
 
 from dashpot.comparison import read_run
 from dashpot.training.run.inference import evaluate_run
+from dashpot.training.run.resume import trained_on_all
 
 WORDS = ("digits", "--optimizer", "sgd", "--lr", 0.1, "--threads", 1, "--batch-size", 300, "--epochs", 2)
 
@@ -46,6 +47,13 @@ def test_evaluation_of_an_earlier_run_does_not_use_its_training_data(dashpot, mo
     with pytest.warns(UserWarning, match="task.validation_size: saved nothing, current 300"):
         found = evaluate_run(Path("run"))
     assert found.means == read_run(Path("run/run.jsonl")).epochs[0]["eval"], "the 297 test digits, as during the run"
+
+
+def test_own_task_with_a_new_setting_of_this_name_is_an_ordinary_change():
+    config = {"validation_size": 3}
+    assert trained_on_all("digits", {}, config)
+    assert not trained_on_all("digits", {"validation_size": 0}, config)
+    assert not trained_on_all("mine.py:build", {}, config)
 
 
 def test_evaluate_prints_the_means_over_the_test_data(dashpot):

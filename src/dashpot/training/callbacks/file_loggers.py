@@ -146,7 +146,7 @@ class FileLogger(Logger):
 class JSONLines(FileLogger):
     """Logger that writes JSON lines, one object per line.
 
-        {"kind": "epoch", "epoch": 1, "step": 118, "train": {"loss": ..}, "eval": {..}, "lr": .., "seconds": ..}
+        {"kind": "epoch", "epoch": 1, "step": 106, "train": {"loss": ..}, "eval": {..}, "lr": .., "seconds": ..}
         {"kind": "step", "epoch": 1, "step": 100, "loss": .., "lr": ..}
 
     In an epoch entry, `step` is the number of steps up to the end of the epoch, and `lr` is the learning rate of the

@@ -121,19 +121,19 @@ def check_task(plan: RunPlan, run: Run | None, path: Path, *, override: bool) ->
     found = diff_data(run.task, dict(plan.task.config), "task")
     if found and not override:
         advice = "Resume with --override to accept this."
-        if trained_on_all(run.task, plan.task.config):
+        if trained_on_all(plan.settings.task, run.task, plan.task.config):
             advice = "Resume with --override --task-options validation_size=0 to train on the same data as before."
         raise RunError(f"The task of {path} has changed: {_joined(found)}. {advice}")
     if found := diff_data(run.header["versions"], versions()):
         warn(f"{path} was started with different versions, so its numbers may differ: {_joined(found)}.")
 
 
-def trained_on_all(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Return whether a run used training data that the task now holds out for validation.
+def trained_on_all(task: str, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Return whether a run used training data that its built-in task now holds out for validation.
 
-    Before validation data were held out, built-in tasks trained on all images and evaluated on the test images.
+    Before validation data were held out, these tasks trained on all images and evaluated on the test images.
     """
-    return "validation_size" in config and "validation_size" not in recorded
+    return not is_file_spec(task) and "validation_size" in config and "validation_size" not in recorded
 
 
 def _joined(phrases: list[str]) -> str:

@@ -118,7 +118,7 @@ def _problem(folder: RunFolder, settings: Settings) -> Problem:
     recorded = folder.run()
     if recorded is not None and (found := diff_data(recorded.task, dict(task.config), "task")):
         warn(f"The task of {folder.path} has changed since the run was started: {'; '.join(found)}.")
-        if trained_on_all(recorded.task, task.config):
+        if trained_on_all(settings.task, recorded.task, task.config):
             task = load_task(
                 dataclasses.replace(settings, task_options={**settings.task_options, "validation_size": 0})
             )
