@@ -60,21 +60,34 @@ def test_long_outage_raises_with_finished_items_and_one_notice(journal):
     notices = []
     flaky = Flaky(journal)
     storage = Storage(flaky, "postgresql://db/studies", limit=0.2, notify=notices.append)
-    command = "dashpot compare digits --storage postgresql://ada:s3cret@db/studies"
-    with WorkQueue(storage, "digits", {}, None, resume=command) as queue:
+    with WorkQueue(storage, "digits", {}, None) as queue:
         queue.add([WorkItem("run/adam/0", "runs"), WorkItem("run/adam/1", "runs")])
         queue.claim().finish("done", 1.0, {})
         flaky.failures = 10**6
         with pytest.raises(
             StorageLost,
             match=r"^postgresql://db/studies has not answered for 0 s \(server closed the connection\)\. "
-            r"1 of 2 items are finished and kept; run `dashpot compare digits --storage "
-            r"postgresql://ada:\*\*\*@db/studies` to resume\.$",
+            r"1 of 2 items are finished and kept; run the command again to resume\.$",
         ):
             queue.claim()
         flaky.failures = 0
     assert len(notices) == 1
     assert notices[0].startswith("postgresql://db/studies does not answer (server closed the connection); waiting")
+
+
+def test_lost_storage_is_tried_once_until_it_answers(journal):
+    """After the limit, giving items back must not wait for the limit again."""
+    flaky = Flaky(journal)
+    storage = Storage(flaky, "db", limit=0.2, notify=lambda text: None)
+    flaky.failures = 10**6
+    with pytest.raises(StorageLost):
+        storage.call(lambda base: base.get_all_studies())
+    flaky.failures = 1
+    with pytest.raises(StorageLost):
+        storage.call(lambda base: base.get_all_studies())
+    assert storage.call(lambda base: base.get_all_studies()) == []
+    flaky.failures = 1
+    assert storage.call(lambda base: base.get_all_studies()) == []
 
 
 def test_operations_applied_before_the_connection_is_lost_have_one_effect(journal, tmp_path):

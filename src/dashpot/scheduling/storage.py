@@ -34,13 +34,15 @@ class Storage:
         self.limit = limit
         self.progress: Callable[[], str] = lambda: "Run the command again to resume."
         self._base = base
+        self._is_lost = False
         self._notify = notify or _print_notice
         self._close = weakref.finalize(self, _dispose, base)
 
     def call(self, operation: Callable[[Any], T]) -> T:
         """Return `operation(base)` of the Optuna storage; during an outage, repeat it up to the limit.
 
-        An operation may be applied twice if the connection is lost before the answer.
+        An operation may be applied twice if the connection is lost before the answer. After a `StorageLost`, operations
+        are not repeated until one has succeeded.
 
         Raises:
             StorageLost: If the outage is longer than the limit.
@@ -49,7 +51,7 @@ class Storage:
         start, pause, is_notified = None, 0.05, False
         while True:
             try:
-                return self.attempt(operation)
+                result = self.attempt(operation)
             except DashpotError:
                 raise
             except Exception as error:
@@ -59,11 +61,15 @@ class Storage:
                     raise
                 now = time.monotonic()
                 start = now if start is None else start
-                if now - start >= self.limit:
+                if self._is_lost or now - start >= self.limit:
+                    self._is_lost = True
                     raise self._lost(error) from None
                 if now - start >= min(_NOTICE_AFTER, self.limit / 2) and not is_notified:
                     self._notify(f"{self.label} does not answer ({reason(error)}); waiting up to {self.limit:.0f} s.")
                     is_notified = True
+            else:
+                self._is_lost = False
+                return result
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE, self.limit / 4)
 

@@ -14,7 +14,6 @@ from dashpot.scheduling.leases import RENEWALS, LeaseWatch, new_lease
 from dashpot.scheduling.optuna_library import load_optuna
 from dashpot.scheduling.queue_settings import create_study, share_settings, study_name
 from dashpot.scheduling.storage import Storage
-from dashpot.scheduling.storage_url import masked
 from dashpot.scheduling.trials import LEASE, OUTCOME, GroupTrials, end_state, end_trial, new_trial
 from dashpot.scheduling.work_items import Outcome, Pending, WorkItem
 from dashpot.scheduling.worker_lock import WorkerLock
@@ -34,7 +33,6 @@ class WorkQueue:
         direction: "max" or "min": whether larger or smaller scores are better.
         pruner: "none", or "median": an item is pruned if its best score is below the median of the others at this step.
         lease: Time in seconds after which a worker without a sign of life loses its items; positive.
-        resume: Command that resumes the study, for the message of a lost storage; its passwords are hidden.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -62,7 +60,6 @@ class WorkQueue:
         direction: str = "max",
         pruner: str = "none",
         lease: float = 60.0,
-        resume: str | None = None,
     ) -> None:
         check("WorkQueue", "direction", direction, OneOf(("max", "min")))
         check("WorkQueue", "pruner", pruner, OneOf(PRUNERS))
@@ -71,7 +68,6 @@ class WorkQueue:
         self._storage = storage
         self._direction = direction
         self._pruner = pruner
-        self._resume = "run the command again" if resume is None else f"run `{masked(resume)}`"
         share_settings(storage, name, settings)
         storage.progress = self._progress
         self._items: dict[str, WorkItem] = {}
@@ -251,4 +247,4 @@ class WorkQueue:
 
     def _progress(self) -> str:
         finished = self._finished_here.union(*(group.outcomes for group in self._groups.values()))
-        return f"{len(finished)} of {len(self._items)} items are finished and kept; {self._resume} to resume."
+        return f"{len(finished)} of {len(self._items)} items are finished and kept; run the command again to resume."
