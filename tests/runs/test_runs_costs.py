@@ -11,7 +11,7 @@ import dashpot as dp
 from dashpot.names import known_methods
 from dashpot.runs import peak_memory as peak_memory_module
 from dashpot.runs.entries import entry
-from dashpot.runs.passwords import without_passwords
+from dashpot.utils.passwords import without_passwords
 from dashpot.runs.peak_memory import peak_memory, reset_peak_memory
 from dashpot.runs.state_size import state_bytes
 

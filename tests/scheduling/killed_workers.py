@@ -106,7 +106,7 @@ def suspend(case: dict[str, Any], process: int) -> None:
 
 
 def replace(case: dict[str, Any], alive: dict[int, int], victim: int, number: int) -> None:
-    """Kill a worker and start another one."""
+    """Kill a worker and start a new one."""
     process = alive.pop(victim)
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)

@@ -18,7 +18,7 @@ def execute_study(study: Study, out: Path, *, storage: str | None = None, jobs: 
     """Execute a study with a progress report on stdout, and return its outcomes."""
     from dashpot.comparison.progress import progress_for
     from dashpot.comparison.runner import complete_study
-    from dashpot.runs.passwords import without_passwords
+    from dashpot.utils.passwords import without_passwords
 
     command = without_passwords(command_line())
     return complete_study(study, out, storage=storage, jobs=jobs, progress=progress_for(sys.stdout), command=command)

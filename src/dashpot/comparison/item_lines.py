@@ -10,7 +10,6 @@ from typing import Any
 from dashpot.comparison.run_plan import RunPlan
 from dashpot.runs.entries import Entry
 from dashpot.runs.metadata import run_metadata
-from dashpot.runs.passwords import without_passwords
 from dashpot.runs.peak_memory import peak_memory
 from dashpot.runs.records import Epoch, Run
 from dashpot.runs.state_size import state_bytes
@@ -18,6 +17,7 @@ from dashpot.runs.study import Study, StudyRun
 from dashpot.tasks import Problem
 from dashpot.training import Learner
 from dashpot.training.optimizer_dict import named_optimizers
+from dashpot.utils.passwords import without_passwords
 
 LONGEST_ERROR, LONGEST_TRACEBACK = 500, 4000
 

@@ -23,9 +23,9 @@ from dashpot.comparison.item_keys import rate_keys, record_path, trial_keys
 from dashpot.errors import RunError
 from dashpot.runs.files import make_folder, remove_partial_files, write_text
 from dashpot.runs.lock import locked
-from dashpot.runs.passwords import without_passwords
 from dashpot.runs.records import COMPARABLE, NAME, SCORE, SEED, Run, check_header, read_run
 from dashpot.utils.diff import diff_data
+from dashpot.utils.passwords import without_passwords
 from dashpot.utils.schema import (
     COUNT,
     PLAIN,

@@ -9,7 +9,8 @@ from typing import Any
 from dashpot.errors import RunError
 from dashpot.scheduling.optuna_library import load_optuna
 from dashpot.scheduling.outages import is_outage, is_refused, is_starting, reason
-from dashpot.scheduling.storage_url import masked, with_driver
+from dashpot.scheduling.storage_url import with_driver
+from dashpot.utils.passwords import without_passwords
 
 _TABLES = {"studies", "trials", "version_info"}
 _POSTGRESQL_OPTIONS = {
@@ -44,7 +45,7 @@ def connect(url: str, limit: float = 60.0) -> Any:
         except RunError:
             raise
         except ImportError as error:
-            raise RunError(f"No driver for {masked(url)} is installed: {error}.") from None
+            raise RunError(f"No driver for {without_passwords(url)} is installed: {error}.") from None
         except Exception as error:
             tries += 1
             if not _may_pass(error, time.monotonic() - start, tries, limit):
@@ -97,7 +98,7 @@ def _check_tables(address: str, options: dict[str, Any]) -> None:
         engine = sqlalchemy.create_engine(sqlalchemy.engine.make_url(address), **options)
     except (ValueError, ArgumentError, NoSuchModuleError):
         raise RunError(
-            f"{masked(address)} is not the URL of a database, such as postgresql://user@host/database."
+            f"{without_passwords(address)} is not the URL of a database, such as postgresql://user@host/database."
         ) from None
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
@@ -105,8 +106,9 @@ def _check_tables(address: str, options: dict[str, Any]) -> None:
         engine.dispose()
     # Optuna's migrations use the table alembic_version, as do those of other programs.
     if tables and not _TABLES & tables:
+        names = ", ".join(sorted(tables)[:3])
         raise RunError(
-            f"The database {masked(address)} contains tables of a different program ({', '.join(sorted(tables)[:3])}): "
+            f"The database {without_passwords(address)} contains tables of a different program ({names}): "
             f"create a database of its own for studies, for example with createdb."
         )
 
@@ -140,7 +142,7 @@ _REFUSALS = {
 
 
 def _refusal(url: str, error: Exception) -> str:
-    name, text = masked(url), reason(error)
+    name, text = without_passwords(url), reason(error)
     for phrase, message in _REFUSALS.items():
         if phrase in text:
             return f"The database {name} {message}."

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from dashpot.errors import DashpotError, RunError
 from dashpot.scheduling.optuna_library import load_optuna, quiet
 from dashpot.scheduling.outages import StorageLost, is_outage, reason
-from dashpot.scheduling.storage_url import masked
+from dashpot.utils.passwords import without_passwords
 
 T = TypeVar("T")
 _NOTICE_AFTER = 1.0
@@ -128,7 +128,7 @@ def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str
             from dashpot.scheduling.database import connect
 
             base = connect(spec, limit)
-    return Storage(base, masked(spec), limit=limit, notify=notify)
+    return Storage(base, without_passwords(spec), limit=limit, notify=notify)
 
 
 def _journal(optuna: Any, path: Path) -> Any:

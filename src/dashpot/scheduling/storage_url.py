@@ -1,4 +1,4 @@
-"""URLs of databases: hidden passwords, drivers."""
+"""Drivers in the URLs of databases."""
 
 from __future__ import annotations
 
@@ -7,23 +7,7 @@ from importlib.util import find_spec
 
 from dashpot.errors import RunError
 
-_URL = re.compile(r"[\w+.-]+://")
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):.*@", re.DOTALL)
-_PASSWORD_IN_COMMAND = re.compile(r"(?<=://)([^/@:\s]*):\S*@")
-_SECRET_OPTION = re.compile(r"([?&](?:password|passwd|pwd|sslpassword)=)[^&]*", re.IGNORECASE)
 _POSTGRESQL = re.compile(r"^postgres(?:ql)?://")
-
-
-def masked(url: str) -> str:
-    """Return a URL, or a command that contains one, with each password replaced by ***.
-
-    >>> masked("postgresql://ada:s3cret@db.example:5432/studies")
-    'postgresql://ada:***@db.example:5432/studies'
-    >>> masked("postgresql://db/studies?user=ada&password=s3cret")
-    'postgresql://db/studies?user=ada&password=***'
-    """
-    password = _PASSWORD if _URL.match(url) else _PASSWORD_IN_COMMAND
-    return _SECRET_OPTION.sub(r"\1***", password.sub(r"\1:***@", url))
 
 
 def with_driver(url: str) -> str:
