@@ -8,7 +8,7 @@ is false. The noise is
 
 * Gaussian, "t" (Student's with 3 degrees of freedom), "skewed" (lognormal, standard deviation .75 of the logarithm), or
   "collapse" (Gaussian, and with the probability .1 a loss of 10): a method against itself under other names;
-* "one noisy": Gaussian, the last method with a standard deviation 4 times as large;
+* "one noisy", "one wild": Gaussian, the last method with a standard deviation 4 or 10 times as large;
 * "families": Gaussian, with a correlation of .96 within each half of the methods (6 methods only);
 * "one skewed": Gaussian, the last method with 4 times the skewed noise; the differences are asymmetric.
 
@@ -37,7 +37,7 @@ from dashpot.stats.sign_flips import sign_flip_p
 Array = NDArray[np.float64]
 
 SAME = ("Gaussian", "t", "skewed", "collapse")
-KINDS = (*SAME, "one noisy", "families", "one skewed")
+KINDS = (*SAME, "one noisy", "one wild", "families", "one skewed")
 SEEDS = (3, 5, 10, 20)
 METHODS = (2, 6)
 LOOKS = (5, 10, 20)
@@ -64,8 +64,8 @@ def noise(rng: np.random.Generator, kind: str, shape: tuple[int, int, int]) -> A
         return skewed(normal)
     if kind == "collapse":
         return (normal - 10 * (rng.random(shape) < 0.1) + 1) / np.sqrt(10)
-    if kind == "one noisy":
-        normal[:, -1] *= 4
+    if kind in ("one noisy", "one wild"):
+        normal[:, -1] *= 4 if kind == "one noisy" else 10
     if kind == "families":
         families = rng.standard_normal((shape[0], 2, shape[2])).repeat(shape[1] // 2, axis=1)
         return 0.2 * normal + np.sqrt(0.96) * families
@@ -115,10 +115,12 @@ def mean_coverage(kind: str, seeds: int, studies: int, seed: int = 0) -> float:
     return 100 * float(((low <= 0) & (high >= 0)).mean())
 
 
-def found_rate(difference: float, methods: int, seeds: int, studies: int, seed: int = 0) -> float:
-    """Return the share of studies, in percent, that find a planted difference of two methods."""
+def found_rate(
+    difference: float, methods: int, seeds: int, studies: int, seed: int = 0, kind: str = "Gaussian"
+) -> float:
+    """Return the share of studies, in percent, that find a planted difference of the first two methods."""
     rng = np.random.default_rng((seed, methods, seeds))
-    values = scores(rng, "Gaussian", (studies, methods, seeds))
+    values = scores(rng, kind, (studies, methods, seeds))
     values[:, 0] += difference
     low, high = complete_limits(values, 0.95)
     return 100 * float(separated(values, 0.95, low, high)[:, 0].mean())
@@ -155,7 +157,7 @@ def null_table(studies: int, seed: int) -> str:
     rows = []
     for methods in METHODS:
         for kind in KINDS:
-            if methods == 2 and kind == "families":
+            if methods == 2 and kind in ("families", "one wild"):
                 continue
             rates = [null_rates(kind, methods, seeds, studies, seed) for seeds in SEEDS]
             name = [str(methods), kind]
@@ -188,6 +190,9 @@ def power_table(studies: int, seed: int) -> str:
                 for n in SEEDS
             ]
             rows.append([str(methods), f"{difference:g}", *cells])
+    for difference in (2.0, 4.0):
+        found = [f"- / {found_rate(difference, 6, n, studies, seed, 'one wild'):.1f}" for n in SEEDS]
+        rows.append(["6, one wild", f"{difference:g}", *found])
     return table(["methods", "difference", *(f"{n} seeds" for n in SEEDS)], rows)
 
 

@@ -59,13 +59,33 @@ def test_p_is_small_exactly_if_the_interval_excludes_zero(n, level, scale):
                 assert (found.p[i][j] <= 1 - level) == (factor > 1)
 
 
-def test_unequal_variances_have_the_own_variance_of_each_pair():
-    scores = NOISE[:, :8] * np.array([1, 1, 1, 20])[:, None]
-    found = all_pairs(scores)
-    assert "own variance" in found.method
+@pytest.mark.parametrize(("factor", "apart"), [(20, ()), (1, [3])])
+def test_method_with_a_different_variance_is_not_pooled(factor, apart):
+    scores = NOISE[:, :8] * np.array([1, 1, 1, factor])[:, None]
+    found, without = all_pairs(scores, apart=apart), all_pairs(scores[:3])
+    assert "Student t with Bonferroni for the pairs of 1 method with a different variance" in found.method
     half = stats.t.isf(0.025 / 6, 7) * (scores[0] - scores[3]).std(ddof=1) / math.sqrt(8)
     interval = found.intervals[0][3]
     assert interval.high - interval.estimate == pytest.approx(half, rel=1e-9)
+    widths = [x.intervals[0][1].high - x.intervals[0][1].low for x in (found, without)]
+    assert widths[1] <= widths[0] <= 1.2 * widths[1]  # q of 4 methods is 12 % larger than that of 3
+
+
+def test_two_seeds_or_two_pooled_methods_use_bonferroni():
+    for scores, apart in ((NOISE[:3, :2], ()), (NOISE[:3, :6], [0])):
+        found = all_pairs(scores, apart=apart)
+        assert found.method == "Student t with Bonferroni"
+        n = scores.shape[1]
+        half = stats.t.isf(0.025 / 3, n - 1) * (scores[1] - scores[2]).std(ddof=1) / math.sqrt(n)
+        assert found.intervals[1][2].high - found.intervals[1][2].estimate == pytest.approx(half, rel=1e-9)
+
+
+def test_slightly_unequal_variances_widen_all_intervals():
+    scores = NOISE[:, :8] * np.array([1, 1, 1, 3.5])[:, None]
+    found = all_pairs(scores)
+    assert "at least Student t with Bonferroni" in found.method
+    half = stats.t.isf(0.025 / 6, 7) * (scores[0] - scores[3]).std(ddof=1) / math.sqrt(8)
+    assert found.intervals[0][3].high - found.intervals[0][3].estimate >= half * (1 - 1e-9)
 
 
 def test_intervals_are_antisymmetric_and_invariant_to_seed_effects():
@@ -80,11 +100,14 @@ def test_intervals_are_antisymmetric_and_invariant_to_seed_effects():
 
 @pytest.mark.parametrize("n", [3, 8, 25])
 def test_many_complete_studies_are_compared_as_one(n):
-    low, high = complete_limits(np.stack([NOISE[:, :n], 2 * NOISE[:, :n]]), 0.95)
+    noisy = NOISE[:, :n] * np.array([1, 1, 30, 1])[:, None]
+    low, high = complete_limits(np.stack([NOISE[:, :n], 2 * NOISE[:, :n], noisy]), 0.95)
     found = all_pairs(NOISE[:, :n])
     expected = [found.intervals[i][j] for i, j in combinations(range(4), 2)]
     assert low[0] == pytest.approx([x.low for x in expected], rel=1e-9)
     assert high[1] == pytest.approx([2 * x.high for x in expected], rel=1e-9)
+    found = all_pairs(noisy)
+    assert high[2] == pytest.approx([found.intervals[i][j].high for i, j in combinations(range(4), 2)], rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [2, 5, 25])

@@ -8,24 +8,18 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from dashpot.constraints import check
 from dashpot.errors import ArgumentError
-from dashpot.stats.block_model import Residual, pair_level, residual, residual_with_missing, tukey_factor, tukey_p
+from dashpot.stats.block_model import pair_level
 from dashpot.stats.differences import LEVEL, RESAMPLED, limits_of_means
 from dashpot.stats.interval import Interval, reverse
+from dashpot.stats.pooling import Pool, complete_half_widths, pair_half_width, pair_p, pool
 from dashpot.stats.rounding import least_variance, without_rounding_errors
 from dashpot.stats.sign_flips import sign_flip_p
-from dashpot.stats.sphericity import sphericity_p
+from dashpot.utils.format import counted
 
 Array = npt.NDArray[np.float64]
-
-SPHERICITY_LEVEL = 0.1
-"""P-value of the test of equal variances below which the own variance of each pair has its full correction."""
-
-OWN_SHARE = 2
-"""With equal variances, the own interval of each pair has the confidence 1 - alpha/2, uncorrected for other pairs."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class AllPairs:
         return interval is not None and p is not None and interval.excludes(0.0) and p <= 1 - self.level
 
 
-def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95) -> AllPairs:
+def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95, *, apart: Sequence[int] = ()) -> AllPairs:
     """Compare all pairs of methods by their scores on the same seeds.
 
     Two methods: the paired interval and test of `paired_interval` and `paired_p`. More methods, below 20 common seeds:
@@ -65,10 +59,10 @@ def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95) ->
     * t s/sqrt(n) with the own standard deviation s of the pair, at the confidence 1 - (1 - level)/2, or, if John's test
       rejects equal variances of all differences at the level .1, with Bonferroni's correction for all pairs.
 
-    The second protects against methods with unequal variances, such as a method that collapses on some seeds, for
-    which Tukey's intervals are too short. From 20 common seeds: BCa intervals of each pair (`paired_interval`) at
-    the level of Tukey's intervals with known variances, and sign-flip permutation tests with the maximum over all
-    pairs.
+    While the test rejects at the level .001, the method with the largest residuals is removed from the model; its pairs
+    have the second half-width alone. The second half-width protects against unequal variances, for which Tukey's
+    intervals are too short. From 20 common seeds: BCa intervals of each pair (`paired_interval`) at the level of
+    Tukey's intervals with known variances, and sign-flip permutation tests with the maximum over all pairs.
 
     A pair uses the seeds that both methods have. A method with fewer than two scores has no interval. Methods with the
     same scores on all seeds are equal, and count as one method in the model.
@@ -76,6 +70,7 @@ def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95) ->
     Args:
         scores: Scores by method and seed, NaN for missing scores; rows are methods.
         level: Simultaneous confidence level in (0, 1).
+        apart: Methods that are not in the model, such as those with diverged runs.
 
     Returns:
         Intervals, p-values and standard deviations of all pairs.
@@ -94,7 +89,7 @@ def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95) ->
     table = _table(scores, level)
     pairs = list(combinations(range(len(table)), 2))
     distinct, twins = _distinct(table)
-    estimated = _estimates(table, distinct, level)
+    estimated, name = _estimates(table, distinct, level, apart)
     intervals, p, sd = _matrix(len(table)), _matrix(len(table)), _matrix(len(table))
     counts = (~np.isnan(table)).astype(int)
     seeds = counts @ counts.T
@@ -103,10 +98,6 @@ def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95) ->
         if found is not None:
             intervals[i][j], p[i][j], sd[i][j] = found.interval, found.p, found.sd
             intervals[j][i], p[j][i], sd[j][i] = reverse(found.interval), found.p, found.sd
-    methods = {found.interval.method for found in estimated.values()}
-    name = methods.pop() if methods else "no intervals: fewer than two seeds"
-    if np.isnan(table).any() and estimated:
-        name += "; missing scores: common seeds of each pair"
     return AllPairs(_tuples(intervals), _tuples(p), _tuples(sd), _tuples(seeds.tolist()), level, name)
 
 
@@ -147,101 +138,82 @@ def _scale(table: Array) -> float:
     return float(known.max()) if known.size else 0.0
 
 
-def _estimates(table: Array, distinct: Sequence[int], level: float) -> dict[tuple[int, int], _Pair]:
-    """Return the results of all pairs of distinct methods with at least two common seeds."""
+def _estimates(
+    table: Array, distinct: Sequence[int], level: float, apart: Sequence[int]
+) -> tuple[dict[tuple[int, int], _Pair], str]:
+    """Return the results of all pairs of distinct methods with two common seeds, and the name of the method."""
     scale = _scale(table)
     differences = {}
-    for i, j in combinations(distinct, 2):
-        values = table[i] - table[j]
+    for i, j in combinations(range(len(distinct)), 2):
+        values = table[distinct[i]] - table[distinct[j]]
         if (~np.isnan(values)).sum() >= 2:
             differences[i, j] = without_rounding_errors(values[~np.isnan(values)], scale)
     if not differences:
-        return {}
+        return {}, "no intervals: fewer than two seeds"
     if min(map(len, differences.values())) >= RESAMPLED:
-        return _resampled(differences, scale, level, len(distinct))
-    return _modelled(table[list(distinct)], differences, scale, level)
+        found, name = _resampled(differences, scale, level, len(distinct))
+    else:
+        rows = [i for i, method in enumerate(distinct) if method in apart]
+        found, name = _modelled(table[list(distinct)], differences, scale, level, rows)
+    if np.isnan(table).any():
+        name += "; missing scores: common seeds of each pair"
+    return {(distinct[i], distinct[j]): pair for (i, j), pair in found.items()}, name
 
 
 def _resampled(
     differences: dict[tuple[int, int], Array], scale: float, level: float, methods: int
-) -> dict[tuple[int, int], _Pair]:
+) -> tuple[dict[tuple[int, int], _Pair], str]:
     pairs = len(differences)
     if len({len(values) for values in differences.values()}) == 1:
         p = sign_flip_p(np.stack(list(differences.values())))
     else:  # different seeds: Bonferroni's correction of each test
         p = np.array([min(1.0, pairs * sign_flip_p(values[None])[0]) for values in differences.values()])
-    found = {}
+    found, name = {}, "BCa, sign-flip permutation" + (", all pairs" if pairs > 1 else "")
     for (key, values), value in zip(differences.items(), p, strict=True):
         low, high = limits_of_means(values, pair_level(level, methods), scale)
-        name = "BCa, sign-flip permutation" + (", all pairs" if pairs > 1 else "")
         interval = Interval(float(values.mean()), float(low), float(high), level, name)
         found[key] = _Pair(interval, float(value), float(values.std(ddof=1)))
-    return found
+    return found, name
 
 
 def _modelled(
-    table: Array, differences: dict[tuple[int, int], Array], scale: float, level: float
-) -> dict[tuple[int, int], _Pair]:
-    """Return the results from the model with seeds as blocks."""
-    missing = np.isnan(table)
-    pooled = residual_with_missing(table) if missing.any() else residual(table)
-    complete = table[:, ~missing.any(0)]
-    p = sphericity_p(complete) if complete.shape[1] >= 2 else np.zeros(())
-    is_spherical = len(table) == 2 or bool(p >= SPHERICITY_LEVEL)
-    counts = np.array([len(values) for values in differences.values()])
-    variances = np.array([max(x.var(ddof=1), float(least_variance(x, scale))) for x in differences.values()])
-    halves = half_widths(variances, counts, pooled, np.asarray(is_spherical), level, len(table))
-    name = _name(len(table), is_spherical)
+    table: Array, differences: dict[tuple[int, int], Array], scale: float, level: float, apart: Sequence[int]
+) -> tuple[dict[tuple[int, int], _Pair], str]:
+    """Return the results from the model with seeds as blocks; keys and `apart` are rows of the table."""
+    methods = len(table)
+    pooled = pool(table, apart)
     found = {}
-    for (key, values), half, variance in zip(differences.items(), halves, variances, strict=True):
-        mean = float(values.mean())
-        interval = Interval(mean, mean - float(half), mean + float(half), level, name)
-        adjusted = _model_p(mean, float(variance), len(values), pooled, is_spherical, len(table), len(differences))
-        found[key] = _Pair(interval, adjusted, float(values.std(ddof=1)))
-    return found
+    for (i, j), values in differences.items():
+        members = pooled if i in pooled.members and j in pooled.members else None
+        mean, n = float(values.mean()), len(values)
+        variance = max(float(values.var(ddof=1)), float(least_variance(values, scale)))
+        half = pair_half_width(variance, n, members, level, methods)
+        interval = Interval(mean, mean - half, mean + half, level, _name(methods, members))
+        p = pair_p(mean, variance, n, members, methods)
+        found[i, j] = _Pair(interval, p, float(values.std(ddof=1)))
+    return found, _study_name(methods, pooled)
 
 
-def _name(methods: int, is_spherical: bool) -> str:
+def _name(methods: int, pooled: Pool | None) -> str:
     if methods == 2:
         return "Student t, paired"
-    return "Tukey, seeds as blocks" + ("" if is_spherical else "; unequal variances: own variance of each pair")
+    return "Student t with Bonferroni" if pooled is None else "Tukey, seeds as blocks"
 
 
-def half_widths(
-    variances: Array, counts: Array | int, pooled: Residual, is_spherical: npt.NDArray[np.bool_], level: float, k: int
-) -> Array:
-    """Return the half-widths of the simultaneous intervals of all pairs of k methods, in the last axis.
-
-    Args:
-        variances: Variances of the differences of each pair.
-        counts: Numbers of common seeds of each pair.
-        pooled: Residual mean square of the model with seeds as blocks.
-        is_spherical: Whether the variances of all pairs are equal by John's test.
-        level: Simultaneous confidence level.
-        k: Number of methods.
-    """
-    pairs = variances.shape[-1]
-    tukey = tukey_factor(level, k, pooled.degrees) * np.sqrt(2 * pooled.variance[..., None] / counts)
-    tails = (1 - level) / 2 / np.where(is_spherical, min(OWN_SHARE, pairs), pairs)
-    own = stats.t.isf(tails[..., None], np.asarray(counts) - 1) * np.sqrt(variances / counts)
-    return np.maximum(tukey, own)
-
-
-def _model_p(mean: float, variance: float, n: int, pooled: Residual, is_spherical: bool, k: int, pairs: int) -> float:
-    """Return the p-value that is at most alpha if and only if the interval at the level 1 - alpha excludes 0."""
-    if mean == 0.0:  # also equal scores on all common seeds, which have no variance
-        return 1.0
-    share = min(OWN_SHARE, pairs) if is_spherical else pairs
-    own = min(1.0, share * float(2 * stats.t.sf(abs(mean) / np.sqrt(variance / n), n - 1)))
-    error = float(np.sqrt(2 * pooled.variance / n))
-    return max(own, tukey_p(abs(mean) / error, k, pooled.degrees) if error else 0.0)
+def _study_name(methods: int, pooled: Pool) -> str:
+    if not pooled.members:
+        return _name(methods, None)
+    name, other = _name(methods, pooled), methods - len(pooled.members)
+    if other:
+        name += f"; Student t with Bonferroni for the pairs of {counted(other, 'method')} with a different variance"
+    return name if pooled.is_spherical else f"{name}; unequal variances: at least Student t with Bonferroni"
 
 
 def complete_limits(scores: Array, level: float) -> tuple[Array, Array]:
     """Return the limits of all pairs for many complete studies without equal scores, as `all_pairs` does for one.
 
     Args:
-        scores: Scores of methods and seeds in the last two axes.
+        scores: Scores by study, method and seed.
         level: Simultaneous confidence level.
 
     Returns:
@@ -252,8 +224,7 @@ def complete_limits(scores: Array, level: float) -> tuple[Array, Array]:
     differences = scores[..., first, :] - scores[..., second, :]
     if n >= RESAMPLED:
         return limits_of_means(differences, pair_level(level, k))
-    is_spherical = sphericity_p(scores) >= SPHERICITY_LEVEL
-    half = half_widths(differences.var(-1, ddof=1), n, residual(scores), is_spherical, level, k)
+    half = complete_half_widths(scores, level)
     mean = differences.mean(-1)
     return mean - half, mean + half
 

@@ -12,9 +12,9 @@ from scipy import optimize, stats
 
 from dashpot.constraints import Interval as Range
 from dashpot.constraints import check
-from dashpot.stats.all_pairs import OWN_SHARE, SPHERICITY_LEVEL
 from dashpot.stats.block_model import pair_level, tukey_factor
 from dashpot.stats.differences import LEVEL, RESAMPLED
+from dashpot.stats.pooling import OWN_SHARE, SPHERICITY_LEVEL
 
 Array = npt.NDArray[np.float64]
 
@@ -234,8 +234,8 @@ def _halves(seeds: int, methods: int, level: float) -> tuple[tuple[float, Array]
     if seeds >= RESAMPLED:
         return ((1.0, _resampled_halves(own, seeds, pair_level(level, methods))),)
     pairs, tail = methods * (methods - 1) // 2, (1 - level) / 2
-    if methods == 2:
-        return ((1.0, stats.t.isf(tail, seeds - 1) * np.sqrt(own / (seeds - 1))),)
+    if methods == 2 or seeds == 2:
+        return ((1.0, stats.t.isf(tail / pairs, seeds - 1) * np.sqrt(own / (seeds - 1))),)
     degrees = (methods - 1) * (seeds - 1)
     total = own[:, None] + _chi_square(degrees - seeds + 1)
     tukey = tukey_factor(level, methods, degrees) * np.sqrt(total / degrees)
@@ -243,8 +243,7 @@ def _halves(seeds: int, methods: int, level: float) -> tuple[tuple[float, Array]
     def halves(share: int) -> Array:
         return np.maximum(tukey, stats.t.isf(tail / share, seeds - 1) * np.sqrt(own / (seeds - 1))[:, None])
 
-    rejected = 1.0 if seeds == 2 else SPHERICITY_LEVEL
-    return (1 - rejected, halves(OWN_SHARE)), (rejected, halves(pairs))
+    return (1 - SPHERICITY_LEVEL, halves(OWN_SHARE)), (SPHERICITY_LEVEL, halves(pairs))
 
 
 def _resampled_halves(own: Array, seeds: int, level: float) -> Array:
