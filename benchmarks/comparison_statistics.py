@@ -13,8 +13,8 @@ is false. The noise is
 * "one skewed": Gaussian, the last method with 4 times the skewed noise; the differences are asymmetric.
 
 Further tables: coverage of the interval of the mean of one method; power for a planted difference, predicted and
-simulated; the error rate of a group-sequential study with analyses after 5, 10 and 20 seeds; and the share of studies with
-the verdict "equivalent" although the true difference equals the margin.
+simulated; the error rate of a group-sequential study with analyses after 5, 10 and 20 seeds; and the share of studies
+with the verdict "equivalent" although the true difference equals the margin.
 """
 
 from __future__ import annotations
