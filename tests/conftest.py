@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import postgres_server
 import pytest
 import torch
 from diagonal import mark_combinations
@@ -59,6 +60,8 @@ def missing(marker: str) -> str:
         return "no CUDA device"
     if marker == "needs_posix" and os.name == "nt":
         return "needs POSIX signals, forks, file modes and shell scripts"
+    if marker == "needs_postgresql":
+        return postgres_server.missing()
     if marker == "needs_linux" and not sys.platform.startswith("linux"):
         return "needs Linux"
     return ""

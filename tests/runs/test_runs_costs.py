@@ -11,9 +11,9 @@ import dashpot as dp
 from dashpot.names import known_methods
 from dashpot.runs import peak_memory as peak_memory_module
 from dashpot.runs.entries import entry
-from dashpot.utils.passwords import without_passwords
 from dashpot.runs.peak_memory import peak_memory, reset_peak_memory
 from dashpot.runs.state_size import state_bytes
+from dashpot.utils.passwords import without_passwords
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20

@@ -6,9 +6,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def server():
-    """Return a running server; tests that stop it must start it again."""
-    if reason := postgres_server.missing():
-        pytest.skip(reason)
+    """Return a running server, for tests marked `needs_postgresql`; tests that stop it must start it again."""
     with postgres_server.postgres_server() as found:
         yield found
 

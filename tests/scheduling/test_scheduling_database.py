@@ -21,6 +21,7 @@ def queue_in(storage, folder, **options):
     return queue
 
 
+@pytest.mark.needs_postgresql
 def test_postgresql_holds_a_queue(database, tmp_path):
     with (
         open_storage(database) as storage,
@@ -48,6 +49,7 @@ class Range:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.needs_postgresql
 def test_restart_of_the_server_is_waited_for(server, database, tmp_path, end):
     notices = []
     with open_storage(database, notify=notices.append) as storage, queue_in(storage, tmp_path, lease=0.4) as queue:
@@ -69,6 +71,7 @@ def test_restart_of_the_server_is_waited_for(server, database, tmp_path, end):
 
 
 @pytest.mark.slow
+@pytest.mark.needs_postgresql
 def test_lost_server_raises_and_the_next_start_resumes(server, database, tmp_path):
     with open_storage(database, limit=0.5, notify=lambda text: None) as storage:
         queue = queue_in(storage, tmp_path)
@@ -87,6 +90,7 @@ def test_lost_server_raises_and_the_next_start_resumes(server, database, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.needs_postgresql
 def test_workers_that_start_at_the_same_time_share_the_tables(database, tmp_path):
     def work(number):
         with open_storage(database) as storage, queue_in(storage, tmp_path) as queue:
@@ -100,6 +104,7 @@ def test_workers_that_start_at_the_same_time_share_the_tables(database, tmp_path
         assert sorted(key for keys in pool.map(work, range(3)) for key in keys) == [item.key for item in ITEMS]
 
 
+@pytest.mark.needs_postgresql
 def test_tables_of_a_different_program_raise_and_remain_unchanged(server, database):
     name = database.rsplit("/", 1)[1]
     server.execute("CREATE TABLE alembic_version (version_num text)", name)
@@ -114,6 +119,7 @@ def test_tables_of_a_different_program_raise_and_remain_unchanged(server, databa
     ("revision", "message"),
     [("v2.4.0.a", r"tables of an older optuna: run `optuna storage upgrade"), ("v99", "tables of a newer optuna")],
 )
+@pytest.mark.needs_postgresql
 def test_tables_of_a_different_version_of_optuna_raise(server, database, revision, message):
     open_storage(database).close()
     server.execute(f"UPDATE alembic_version SET version_num = '{revision}'", database.rsplit("/", 1)[1])
@@ -123,6 +129,7 @@ def test_tables_of_a_different_version_of_optuna_raise(server, database, revisio
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_empty", [True, False])
+@pytest.mark.needs_postgresql
 def test_read_only_database_raises(server, database, tmp_path, is_empty):
     if not is_empty:
         open_storage(database).close()
@@ -131,12 +138,14 @@ def test_read_only_database_raises(server, database, tmp_path, is_empty):
         queue_in(storage, tmp_path)
 
 
+@pytest.mark.needs_postgresql
 def test_account_without_rights_raises(server, database):
     server.execute("CREATE ROLE guest LOGIN")
     with pytest.raises(RunError, match="does not allow this account to create tables"):
         open_storage(database.replace("studies@", "guest:s3cret@"))
 
 
+@pytest.mark.needs_postgresql
 def test_missing_database_raises_without_password(database):
     with pytest.raises(RunError, match=r"nobody:\*\*\*@.* cannot be reached: .*does not exist") as caught:
         open_storage(database.replace("studies@", "nobody:s3cret@"))

@@ -67,6 +67,7 @@ def test_25_kills_on_journal_lose_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.needs_postgresql
 def test_25_kills_on_postgresql_lose_nothing(tmp_path, database):
     found = killed(tmp_path, database, items=100, kills=25, seed=2)
     counts = assert_exactly_once(found, 100)
@@ -74,6 +75,7 @@ def test_25_kills_on_postgresql_lose_nothing(tmp_path, database):
 
 
 @pytest.mark.slow
+@pytest.mark.needs_postgresql
 def test_kills_on_different_machines_lose_nothing(tmp_path, database):
     """Workers without a common folder are recognised as dead by their leases; late workers drop their outcome."""
     found = killed(tmp_path, database, items=40, kills=6, seed=3, own_folders=True, lease=3.0)
@@ -100,6 +102,7 @@ def test_kills_on_sqlite_lose_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.needs_postgresql
 def test_restarts_of_postgresql_and_kills_lose_nothing(tmp_path, server, database, end):
     def restart():
         for finished in (8, 24):
