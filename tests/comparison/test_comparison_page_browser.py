@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from processes import LIMIT
-from results_support import case
+from results_support import case, results
 
 from dashpot.comparison.judge import judge
 from dashpot.comparison.page import render_page
@@ -73,20 +73,24 @@ def test_narrow_screens_do_not_scroll_sideways(name, tmp_path):
 
 PAGES = """
   const main = document.querySelector("main");
-  main.style.cssText = "width:703px;height:1009px;column-width:703px;column-gap:0;column-fill:auto;max-width:none;padding:0";
+  main.style.cssText = "width:703px;height:1009px;columns:703px;column-gap:0;column-fill:auto;max-width:none;padding:0";
   dispatchEvent(new Event("beforeprint"));
   const parts = [...document.querySelectorAll(".plot, .panel")];
-  document.title = `${Math.round(main.scrollWidth / 703)} pages, ${parts.length} parts, ` +
-    `${parts.filter((part) => part.getClientRects().length > 1).length} split`;
+  const split = parts.filter((part) => part.getClientRects().length > 1).length;
+  const highest = Math.max(...parts.map((part) => part.getBoundingClientRect().height));
+  document.title = `${Math.round(main.scrollWidth / 703)} pages, ${parts.length} parts, ${split} split, ${highest}`;
 """
-"""Lay out the page in columns of the size of printed A4 pages, and count the charts in several of them."""
+"""Lay out the page in columns of the size of printed A4 pages, and measure the charts."""
 
 
-def test_prints_split_no_chart(text, tmp_path):
+@pytest.mark.parametrize("count", [9, 60])
+def test_prints_split_no_chart(count, tmp_path):
+    names = [f"method-{index}" for index in range(count)]
+    text = render_page([judge(results(methods=names, seeds=3, trials=4, rate_seeds=2))])
     document = drawn(text.replace("@media print", "@media all"), tmp_path, PAGES)
-    found = re.search("<title>([0-9]+) pages, ([0-9]+) parts, ([0-9]+) split</title>", document)
+    found = re.search("<title>([0-9]+) pages, ([0-9]+) parts, ([0-9]+) split, ([0-9.]+)</title>", document)
     assert found is not None
-    pages, parts, split = map(int, found.groups())
-    assert pages > 5
-    assert parts > 100
-    assert split == 0
+    assert int(found[1]) > 5
+    assert int(found[2]) > 100
+    assert int(found[3]) == 0
+    assert float(found[4]) < 1009  # the height of a page
