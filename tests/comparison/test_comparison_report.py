@@ -77,7 +77,7 @@ def test_task_without_evaluation_and_metrics_is_scored_by_training_loss(tmp_path
     assert re.search(r"<th scope=.col.>train loss</th>", page)
 
 
-def test_report_of_only_diverged_runs_states_that_there_is_no_result(tmp_path):
+def test_report_of_only_diverged_runs_states_the_lack_of_a_result(tmp_path):
     run_study(Study(toy(), (diverging(),), (0,), 2), tmp_path / "out")
     assert "there is no result" in write_report(tmp_path / "out").read_text(encoding="utf-8")
 
