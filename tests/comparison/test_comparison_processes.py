@@ -113,7 +113,7 @@ def test_item_that_kills_its_workers_fails_and_the_others_are_done(tmp_path):
 
 
 def test_two_commands_on_one_folder_share_the_work(tmp_path, whole):
-    write_task(tmp_path)
+    write_task(tmp_path, pause=0.15)  # longer than the difference of two starts on a busy machine
     with start(tmp_path) as one, start(tmp_path) as two:
         ends = [process.communicate(timeout=LIMIT) for process in (one, two)]
     assert [process.returncode for process in (one, two)] == [0, 0], ends
@@ -124,11 +124,12 @@ def test_two_commands_on_one_folder_share_the_work(tmp_path, whole):
 
 
 def test_worker_command_joins_a_running_study(tmp_path, whole):
-    with start(write_task(tmp_path)) as process:
+    with start(write_task(tmp_path, pause=0.3)) as process:  # longer than the start of a worker on a busy machine
         wait_for(lambda: evaluated(tmp_path) > 0, process)
         out = complete(tmp_path, "worker", "out", "--threads", "1")
         assert process.wait(timeout=LIMIT) == 0
     assert "done  loss" in out
+    assert out.endswith("The study is finished.\n")
     assert results(tmp_path) == whole
 
 

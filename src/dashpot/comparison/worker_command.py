@@ -44,6 +44,7 @@ def run_worker(folder: Path, *, storage: str | None = None, threads: int | None 
     storage = storage or os.environ.get(STORAGE_VARIABLE) or None
     if not pipe:
         _work(StudyFolder(folder), storage, threads, progress_for(sys.stdout), Requests())
+        print("The study is finished.")
         return 0
     requests = Requests(_take_stdin())
     with _events() as stream:
