@@ -17,7 +17,7 @@ from dashpot.tasks import Problem, accuracy, evaluate
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training import Callback, CancelFit, Divergence, Engine, Learner, train
 from dashpot.training.intervals import COUNT as EPOCHS
-from dashpot.training.loop import EpochStats
+from dashpot.training.loop import EpochStats, single_device_learner
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:
@@ -211,3 +211,14 @@ def test_invalid_epochs_raise_before_training(epochs):
     p = problem()
     with pytest.raises(ArgumentError, match="train: epochs must be"):
         train(p, dashpot.SGD(p.model.parameters()), epochs, on_step=lambda _: pytest.fail("trained"))
+
+
+@pytest.mark.parametrize("length", [{"steps": 10}, {"epochs": 2}])
+def test_stats_of_intervals_count_steps_since_the_start(length):
+    data = problem(examples=18)
+    counted: list[int] = []
+    stats = EpochStats(on_step=counted.append)
+    learner = single_device_learner(data, torch.optim.SGD(data.model.parameters(), lr=0.1))
+    learner.fit(**length, evaluate_every=3, callbacks=[stats])
+    assert counted == list(range(1, 11))
+    assert [(epoch.steps, len(epoch.loss)) for epoch in stats.epochs] == [(3, 3), (6, 3), (9, 3), (10, 1)]
