@@ -61,8 +61,8 @@ def _single(results: Results, method: MethodFinding) -> str:
 def _ranked(results: Results, scored: Sequence[MethodFinding], pairs: Sequence[PairFinding]) -> str:
     """Return the headline for methods with intervals.
 
-    The leading methods are those of the best tie group before the first method of a different group. Methods of the best
-    group behind them have scores that vary too much for a separation.
+    The leading methods are those of the best tie group before the first method of a different group. Methods of the
+    best group behind them have scores that vary too much for a separation.
     """
     count = next((k for k, method in enumerate(scored) if method.group != 1), len(scored))
     leading, rest = scored[:count], scored[count:]
