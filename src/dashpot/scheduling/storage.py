@@ -147,9 +147,8 @@ def _journal(optuna: Any, path: Path) -> Any:
 
 def _translated(label: str, error: Exception) -> RunError | None:
     """Return the message for a storage that rejects an operation; None for other errors."""
-    if isinstance(error, AssertionError) and "not reach" in str(
-        error
-    ):  # raised by Optuna for unknown operations in a journal
+    # Optuna raises this assertion for unknown operations in a journal.
+    if isinstance(error, AssertionError) and "not reach" in str(error):
         return RunError(f"{label} has entries of a newer optuna: pip install -U optuna.")
     is_database_error = any("sqlalchemy" in kind.__module__ for kind in type(error).__mro__)
     if is_database_error or type(error).__name__ == "StorageInternalError":
