@@ -46,11 +46,6 @@ def _merged(series: Sequence[Series]) -> list[Series]:
     return list(entries.values())
 
 
-def plots(figure: Figure, *, key: str, title: str) -> str:
-    """Return the drawings of a figure for wide and narrow screens."""
-    return _drawn(figure, key, title)[0]
-
-
 def _drawn(figure: Figure, key: str, title: str) -> tuple[str, list[list[Series]]]:
     """Return the drawings, and the series of each axes."""
     with _without_legends(figure):
@@ -72,14 +67,14 @@ def legend_entry(name: str, style: Style) -> Series:
     return Series(name, name, css_color(style.hue.light), dashes, "line")
 
 
-def legend_buttons(series: Sequence[Series], extra: str = "") -> str:
-    """Return a legend with a button for each series, followed by the HTML `extra`."""
+def legend_buttons(series: Sequence[Series]) -> str:
+    """Return a legend with a button for each series."""
     buttons = "\n".join(
         f'<button type="button" aria-pressed="true" data-toggle="{html.escape(item.key)}" title="{HINT}">'
         f"{swatch(item)} {html.escape(item.name)}</button>"
         for item in series
     )
-    return f'<div class="legend" role="group" aria-label="Series shown">\n{buttons}{extra}\n</div>\n'
+    return f'<div class="legend" role="group" aria-label="Series shown">\n{buttons}\n</div>\n'
 
 
 def swatch(item: Series) -> str:

@@ -46,11 +46,6 @@ document.querySelectorAll("button[data-toggle]").forEach((button) => {
   button.addEventListener("click", () => toggle(scope, keysOf(button)[0], false));
   button.addEventListener("dblclick", () => toggle(scope, keysOf(button)[0], true));
 });
-document.querySelectorAll("input[data-toggle-role]").forEach((box) => {
-  const apply = () => scopeOf(box).querySelectorAll(`[data-role="${box.dataset.toggleRole}"]`)
-    .forEach((node) => { node.style.display = box.checked ? "" : "none"; });
-  box.addEventListener("change", apply);
-});
 
 // ---- values: the nearest point of each visible series ----------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def tag(artist: Drawn, key: str, name: str | None = None, *, role: str = VALUES)
         artist: Matplotlib artist, such as a line, a collection, a patch or a text.
         key: Identifier of the series, with letters, digits, and any of `_.+-`; the same in all figures of a page.
         name: Displayed name. Default: the label of the artist, or `key` if it has none.
-        role: "values"; or a name such as "band" for artists without values, which a page can toggle by role.
+        role: "values"; or a name such as "band" for artists without values.
 
     Returns:
         The artist.

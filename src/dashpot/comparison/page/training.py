@@ -14,6 +14,8 @@ from dashpot.comparison.page.view import Section, View, folded, note
 from dashpot.comparison.results import Curve, JudgedRun
 
 _TITLES = {"train loss": "Training loss"}
+MOST_DOTS = 25
+"""Largest number of points of a curve that are marked."""
 LATE = 0.2
 """Share of the training after which the score decides the limits of its axis."""
 
@@ -48,7 +50,7 @@ def _score(view: View, name: str) -> str:
     low, high = min(known), max(known)
     log = rule.metric == "loss" and low > 0 and high > LOG_RATIO * low
     target = rule.target if name.startswith("validation") or rule.split == "train" else None
-    shared = Axes((0, last), padded(low, high, log=log), "steps", name, log_y=log, line=target, dots=True)
+    shared = Axes((0, last), padded(low, high, log=log), "steps", name, log_y=log, line=target, dots=_few(panels))
     lines = [] if target is None else [f"Dashed line: target {general(target, 6)}."]
     return small_multiples(view, "score", shared, panels, rest=True) + note(*_explained(view), *lines)
 
@@ -72,6 +74,11 @@ def _loss(view: View, name: str) -> str:
     shared = Axes((0, last), padded(low, high, log=log), "steps", name, log_y=log)
     smooth = "Moving average over 1/30 of the run." if name.startswith("train") else ""
     return small_multiples(view, name.replace(" ", "-"), shared, panels) + note(*_explained(view), smooth)
+
+
+def _few(panels: Sequence[Panel]) -> bool:
+    """Return whether the curves have so few points that each of them is marked."""
+    return max(len(panel.main.steps) for panel in panels) <= MOST_DOTS
 
 
 def _drawable(panels: Sequence[Panel]) -> bool:
