@@ -214,6 +214,18 @@ def test_panels_of_further_methods_are_folded():
     assert found[1].count('class="panel"') == 12
 
 
+def test_methods_without_runs_have_no_panel():
+    parsed = Parsed(page_of("missing runs"))
+    assert "No curve of sgd: no run." in parsed.text
+    assert "sgd" not in [attributes.get("title") for tag, attributes in parsed.elements if tag == "b"]
+
+
+def test_folded_parts_without_content_are_omitted():
+    text = page_of("all failed")
+    assert "during training" not in text
+    assert not re.search(r"</summary>\s*</details>", text)
+
+
 def test_raw_data_of_large_studies_are_thinned():
     text = page_of("many seeds")
     [data] = re.findall(r'href="data:application/zip;base64,([^"]*)"', text)

@@ -146,7 +146,8 @@ def _names(drawing: Drawing, pair: PairFinding, y: float, width: float) -> None:
 
 def _matrix(view: View) -> str:
     """Return the matrix of all pairs: score of the row minus score of the column."""
-    names = [method.name for method in view.methods if method.mean is not None][:MOST_COLUMNS]
+    scored = [method.name for method in view.methods if method.mean is not None]
+    names = scored[:MOST_COLUMNS]
     if len(names) < 3:
         return ""
     found = {(pair.better, pair.other): pair for pair in view.findings.pairs}
@@ -155,7 +156,7 @@ def _matrix(view: View) -> str:
         cells = [_cell(view, found.get((row, column))) if j > i else "" for j, column in enumerate(names) if j]
         rows.append([f"{i + 1} {view.named(row)}", *cells])
     header = ["row minus column", *(f'<span title="{html.escape(n)}">{j + 1}</span>' for j, n in enumerate(names) if j)]
-    of = f"of the {len(names)} best methods" if len(names) < len(view.methods) else ""
+    of = f"of the {len(names)} best methods" if len(names) < len(scored) else ""
     key = (
         '<p class="note">Verdict on the method of the row: <span class="better">better</span>, '
         '<span class="equivalent">= equivalent</span>, <span class="undecided">? undecided</span>. '

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, axes, clipped, plot, polyline, short, simplified
 from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.scales import Scale
-from dashpot.comparison.page.view import View, folded
+from dashpot.comparison.page.view import View, folded, note
 from dashpot.comparison.results import Curve
 
 SHOWN = 12
@@ -45,6 +45,11 @@ class Panel:
     crosses: Sequence[tuple[float, float]] = ()
     value: str = ""
     steps: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the panel would show only other methods."""
+        return not (len(self.main.steps) or self.faint or self.crosses)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,12 @@ class Axes:
 
 
 def small_multiples(view: View, key: str, shared: Axes, panels: Sequence[Panel], *, rest: bool = False) -> str:
-    """Return the panels; with `rest`, those of the methods after the first `SHOWN` follow in a folded part."""
+    """Return the panels; with `rest`, those of the methods after the first `SHOWN` follow in a folded part.
+
+    Methods without any curve have no panel; they are listed below.
+    """
+    empty = [panel for panel in panels if panel.is_empty]
+    panels = [panel for panel in panels if not panel.is_empty]
     frame = shared.frame()
     grey = f"{view.prefix}{key}-grey"
     lines = "".join(
@@ -104,7 +114,7 @@ def small_multiples(view: View, key: str, shared: Axes, panels: Sequence[Panel],
     if len(drawn) > SHOWN:
         more = f'<figure class="panels">\n{_grid(drawn[SHOWN:])}\n</figure>'
         shown += folded(f"{len(drawn) - SHOWN} further methods", more, printed=False)
-    return shown
+    return shown + note(*(f"No curve of {panel.method}: {panel.value}." for panel in empty[:SHOWN]))
 
 
 def _grid(drawn: Sequence[str]) -> str:

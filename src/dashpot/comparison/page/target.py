@@ -49,7 +49,8 @@ def _charts(view: View) -> str:
 def _panel(method: MethodFinding, end: float) -> Panel:
     curve = method.survival
     reached = Curve(np.empty(0), np.empty(0)) if curve is None or not len(curve.steps) else _continued(curve, end)
-    return Panel(method.name, reached, value=f"{method.reached} of {_ended(method)}", steps=True)
+    value = f"{method.reached} of {_ended(method)}" if _ended(method) else "no completed run"
+    return Panel(method.name, reached, value=value, steps=True)
 
 
 def _continued(survival: Curve, end: float) -> Curve:

@@ -109,7 +109,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") 
 
 
 def folded(summary: str, body: str, *, printed: bool = True) -> str:
-    """Return a part that is closed until a click; prints contain it if `printed`."""
+    """Return a part that is closed until a click, nothing without a body; prints contain it if `printed`."""
+    if not body:
+        return ""
     mark = ' data-print=""' if printed else ""
     return f"<details{mark}><summary>{html.escape(summary)}</summary>\n{body}\n</details>"
 
