@@ -72,10 +72,9 @@ def _ranked(results: Results, scored: Sequence[MethodFinding], pairs: Sequence[P
     best = leading[0].name
     pair = next(pair for pair in pairs if {pair.better, pair.other} == {best, rest[0].name})
     lead = pair.difference if pair.difference.estimate >= 0 else reverse(pair.difference)
-    claim = f"{best} is best" if not undecided else f"{best} is better than all methods but {names_text(undecided)}"
+    claim = f"{best} is best" + (f", undecided only against {names_text(undecided)}" if undecided else "")
     text = f"{claim}: {_score(results, scored, leading[0]).replace(',', '')}, ahead of the next method, {rest[0].name}"
-    end = f"; the comparison with {names_text(undecided)} is undecided" if undecided else ""
-    return f"{text}, by {interval_text(lead)}{end}."
+    return f"{text}, by {interval_text(lead)}."
 
 
 def _tied(

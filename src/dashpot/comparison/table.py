@@ -78,7 +78,10 @@ def ranking_header(findings: Findings) -> Row:
 
 
 def ranking(findings: Findings, *, sign: str = "+-") -> list[Row]:
-    """Return the rows of the ranking table; the rank is the number of the tie group.
+    """Return the rows of the ranking table.
+
+    The rank is the number of the tie group, or "?" for a method of a better group than that of a method with a better
+    mean: its scores vary too much for a verdict.
 
     Args:
         findings: Findings of a comparison.
@@ -87,13 +90,22 @@ def ranking(findings: Findings, *, sign: str = "+-") -> list[Row]:
     best = findings.methods[0].name if findings.methods else ""
     pairs = {frozenset((pair.better, pair.other)): pair for pair in findings.pairs}
     digits = score_decimals(findings.methods)
-    return [_row(findings, each, pairs.get(frozenset((best, each.name))), digits, sign) for each in findings.methods]
+    rows = [_row(findings, each, pairs.get(frozenset((best, each.name))), digits, sign) for each in findings.methods]
+    return [row._replace(rank=rank) for row, rank in zip(rows, _ranks(findings.methods), strict=True)]
+
+
+def _ranks(methods: Sequence[MethodFinding]) -> list[str]:
+    worst, ranks = 0, []
+    for method in methods:
+        ranks.append("-" if method.group is None else "?" if method.group < worst else str(method.group))
+        worst = max(worst, method.group or 0)
+    return ranks
 
 
 def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, digits: int, sign: str) -> Row:
     difference, verdict = _to_best(method, pair, digits)
     return Row(
-        "-" if method.group is None else str(method.group),
+        "",
         method.name,
         _score(method, digits, sign),
         difference,

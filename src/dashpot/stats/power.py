@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
+from scipy.special import ndtr
 
 from dashpot.constraints import Interval as Range
 from dashpot.constraints import check
@@ -54,7 +55,7 @@ def power(difference: float, sd: float, seeds: int, methods: int = 2, level: flo
     """
     _check("power", difference, sd, seeds, methods, level)
     shift = abs(difference) / sd * np.sqrt(seeds)
-    return _expected(lambda half: stats.norm.sf(half - shift) + stats.norm.sf(half + shift), seeds, methods, level)
+    return _expected(lambda half: ndtr(shift - half) + ndtr(-half - shift), seeds, methods, level)
 
 
 def equivalence_power(
@@ -85,7 +86,7 @@ def equivalence_power(
 
     def within(half: Array) -> Array:
         room = np.maximum(margin * scale - half, 0)
-        return stats.norm.cdf(room - difference * scale) - stats.norm.cdf(-room - difference * scale)
+        return ndtr(room - difference * scale) - ndtr(-room - difference * scale)
 
     return _expected(within, seeds, methods, level)
 

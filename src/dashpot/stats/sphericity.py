@@ -42,7 +42,9 @@ def sphericity_p(scores: Array) -> Array:
 def _statistic(scores: Array) -> Array:
     residuals = scores - scores.mean(-1, keepdims=True)
     residuals = residuals - residuals.mean(-2, keepdims=True)
-    products = residuals @ residuals.swapaxes(-1, -2)
+    turned = residuals.swapaxes(-1, -2)
+    methods, seeds = scores.shape[-2:]
+    products = residuals @ turned if methods <= seeds else turned @ residuals  # equal traces, also of the squares
     trace = np.trace(products, axis1=-2, axis2=-1)
     square = (products**2).sum((-1, -2))
     return np.divide(square, trace**2, out=np.ones_like(square), where=trace > 0)
