@@ -1,6 +1,12 @@
 """The command `dashpot power`."""
 
+import numpy as np
 import pytest
+import results_support
+
+from dashpot.cli.power_table import spread_of
+from dashpot.comparison import read_results
+from dashpot.errors import DataError
 
 
 def rows(text):
@@ -53,3 +59,29 @@ def test_power_of_a_tiny_difference_needs_many_seeds(dashpot):
 def test_invalid_options_print_a_sentence(dashpot, words, sentence):
     code, out, err = dashpot("power", *words)
     assert (code, out, err) == (2, "", sentence + "\n")
+
+
+def test_power_of_a_folder_uses_its_standard_deviation_methods_and_margin(dashpot, monkeypatch):
+    results = results_support.results(seeds=6)
+    monkeypatch.setattr(read_results, "results_of_folder", lambda path: results)
+    code, out, _ = dashpot("power", "some/folder", "--difference", 0.01)
+    assert code == 0
+    scores = np.array([[run.score for run in results.of(method)] for method in results.methods])
+    sds = [(a - b).std(ddof=1) for i, a in enumerate(scores) for b in scores[:i]]
+    assert spread_of(results).median == pytest.approx(np.median(sds))
+    assert out.startswith("Reading some/folder.\nThe paired differences have the standard deviation .00")
+    assert "two of 4 methods" in out
+    assert f"equivalence within {results.rule.margin:g}".replace("0.", ".") in out
+
+
+def test_power_of_a_folder_without_a_study_prints_a_sentence(dashpot, tmp_path):
+    code, out, err = dashpot("power", tmp_path)
+    assert (code, out) == (2, f"Reading {tmp_path}.\n")
+    assert str(tmp_path) in err
+
+
+@pytest.mark.parametrize(("seeds", "reason"), [(1, "no two methods share two seeds"), (3, "do not vary")])
+def test_results_without_a_standard_deviation_raise(seeds, reason):
+    results = results_support.results(seeds=seeds, noise=0.0)
+    with pytest.raises(DataError, match=reason):
+        spread_of(results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -35,7 +36,7 @@ def pair_findings(
     separated = np.zeros((count, count), dtype=bool)
     if count < 2:
         return (), separated
-    compared = all_pairs(matrix.values[:count], level)
+    compared = all_pairs(matrix.values[:count], level, apart=_diverged(results, matrix.methods[:count]))
     log_rank = log_rank_tests(results, matrix.methods[:count])
     pairs = []
     for i, j in combinations(range(count), 2):
@@ -44,6 +45,15 @@ def pair_findings(
         separated[i, j] = separated[j, i] = pair.verdict == "better"
         pairs.append(pair)
     return tuple(pairs), separated
+
+
+def _diverged(results: Results, methods: Sequence[str]) -> list[int]:
+    """Return the indices of methods with diverged runs, whose scores have a variance of their own.
+
+    Group-sequential studies end by their scores alone (`looks.is_decided`), and are judged by the same intervals.
+    """
+    diverged = {run.method for run in results.runs if run.status == "diverged"}
+    return [] if results.looks else [i for i, method in enumerate(methods) if method in diverged]
 
 
 def _pair(
