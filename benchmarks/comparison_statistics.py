@@ -12,9 +12,9 @@ is false. The noise is
 * "families": Gaussian, with a correlation of .96 within each half of the methods (6 methods only);
 * "one skewed": Gaussian, the last method with 4 times the skewed noise; the differences are asymmetric.
 
-Further tables: coverage of the interval of the mean of one method; power for a planted difference, predicted and
-simulated; the error rate of a group-sequential study with analyses after 5, 10 and 20 seeds; and the share of studies
-with the verdict "equivalent" although the true difference equals the margin.
+Further tables: Tukey's and BCa intervals alone; coverage of the interval of the mean of one method; power for a planted
+difference, predicted and simulated; the error rate of a group-sequential study with analyses after 5, 10 and 20 seeds;
+and the share of studies with the verdict "equivalent" although the true difference equals the margin.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from processor import stamp
+from scipy import stats
 from table import table
 
 from dashpot.stats.all_pairs import complete_limits
+from dashpot.stats.block_model import residual, tukey_factor
+from dashpot.stats.bootstrap import bca_limits
 from dashpot.stats.differences import RESAMPLED, limits_of_means
 from dashpot.stats.power import power
 from dashpot.stats.sequential import spent_alpha
@@ -208,6 +211,32 @@ def equivalence_table(studies: int, seed: int) -> str:
     return table(["noise", *(f"{n} seeds" for n in SEEDS)], rows)
 
 
+def alternatives_table(studies: int, seed: int) -> str:
+    """Return false verdicts of Tukey's intervals alone, and the coverage of BCa intervals of 20 differences alone."""
+    rows = []
+    for kind in ("Gaussian", "one noisy", "one wild", "families"):
+        rates = [f"{tukey_rate(kind, n, studies, seed):.1f}" for n in SEEDS]
+        rows.append([f"Tukey, 6 methods, {kind}: false verdicts", *rates])
+    for kind in SAME[:3]:
+        values = scores(np.random.default_rng((seed, *kind.encode())), kind, (studies, 2, 20))
+        differences = values[:, 0] - values[:, 1]
+        low, high = bca_limits(differences, 0.95)
+        narrow = stats.norm.isf(0.025) / stats.t.isf(0.025, 19) * np.sqrt(19 / 20)
+        mean = differences.mean(-1)
+        plain = (mean + narrow * (low - mean) <= 0) & (mean + narrow * (high - mean) >= 0)
+        for name, covered in (("BCa", plain), ("BCa, widened", (low <= 0) & (high >= 0))):
+            rows.append([f"{name}, 2 methods, {kind}: coverage", "", "", "", f"{100 * covered.mean():.1f}"])
+    return table(["interval", *(f"{n} seeds" for n in SEEDS)], rows)
+
+
+def tukey_rate(kind: str, seeds: int, studies: int, seed: int) -> float:
+    """Return the share of studies of 6 methods, in percent, with a false verdict by Tukey's intervals alone."""
+    values = scores(np.random.default_rng((seed, 6, seeds, *kind.encode())), kind, (studies, 6, seeds))
+    found = residual(values)
+    half = tukey_factor(0.95, 6, found.degrees) * np.sqrt(2 * found.variance / seeds)
+    return 100 * float((np.ptp(values.mean(-1), axis=-1) > half).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=4000)
@@ -222,6 +251,7 @@ def main() -> None:
         "Power, predicted / simulated, for a planted difference in standard deviations of a method": power_table,
         "Any false verdict at the looks 5, 10, 20": sequential_table,
         "False equivalence, margin 3": equivalence_table,
+        "Alternatives": alternatives_table,
     }.items():
         print(f"{title}\n\n{made(given.studies, given.seed)}\n", flush=True)
     print(f"{time.perf_counter() - start:.0f} s")

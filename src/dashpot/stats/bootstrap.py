@@ -23,7 +23,7 @@ def bca_limits(values: Array, level: float) -> tuple[Array, Array]:
     The limits are percentiles of the bootstrap distribution with bias correction and acceleration; for a mean, both
     constants are a = sum (x - m)^3/(6 (sum (x - m)^2)^1.5). The distances of the limits from the mean are multiplied
     by t sqrt(n/(n - 1))/z, so that the interval of Gaussian values is Student's. Without the factor, the interval of
-    20 Gaussian values covers 93 %.
+    20 Gaussian values covers 92.5 %.
 
     Args:
         values: Sets of values in the last axis, at least two values in each.

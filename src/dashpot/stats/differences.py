@@ -30,7 +30,7 @@ def paired_interval(differences: Sequence[float] | Array, level: float = 0.95) -
 
     Below 20 differences, mean +- t s/sqrt(n), Student's t with n - 1 degrees of freedom. From 20 differences, the BCa
     bootstrap interval (`bca_limits`), extended to Student's limits where these are wider: an outlier moves both
-    limits of BCa to its side, so that with heavy tails the interval alone covers 91 to 93 %. The variance is at least
+    limits of BCa to its side, so that with heavy tails the interval alone covers 92 %. The variance is at least
     that of rounding (`rounding.least_variance`), which matters only if differences are equal.
 
     Args:
