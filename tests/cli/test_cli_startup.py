@@ -103,6 +103,17 @@ def test_option_errors_do_not_load_torch():
         ["trian"],
         ["experiment", "averges"],
         ["experiment", "averages", "--seeds", "1"],
+        ["compare", "digits", "--jobs", "0"],
+        ["compare", "digits", "--budget", "-1"],
+        ["compare", "digits", "--budget", "2", "--tune", "lr,momentm"],
+        ["compare", "digits", "--tune", "lr"],
+        ["compare", "digits", "--budget", "2", "--sampler", "random"],
+        ["compare", "digits", "--pruner", "hyperband"],
+        ["compare", "digits", "--looks", "5,3"],
+        ["compare", "digits", "--looks", "5,10", "--seeds", "7"],
+        ["compare", "digits", "--sensitivity", "4"],
+        ["compare", "digits", "--margin", "0"],
+        ["tune", "digits", "--method", "adamw", "--budget", "0"],
     ]
     sentences = [
         "lr must be None or a number in [0, inf), got -1.0.",
@@ -110,6 +121,17 @@ def test_option_errors_do_not_load_torch():
         "Unknown command",
         "Unknown experiment 'averges': did you mean 'averages'?",
         "experiment: seeds must be an integer in [2, inf), got 1.",
+        "compare: --jobs must be an integer in [1, inf), got 0.",
+        "compare: --budget must be an integer in [0, inf), got -1.",
+        "Unknown setting to tune 'momentm': did you mean 'momentum'?",
+        "compare: --tune requires --budget, the number of trials per method.",
+        "compare: --sampler must be one of 'qmc', 'tpe', got 'random'.",
+        "compare: --pruner must be one of 'none', 'median', got 'hyperband'.",
+        "compare: --looks must be increasing numbers of seeds from 2, such as 5,10,20, got '5,3'.",
+        "compare: --seeds must be the last of --looks, 10, got 7.",
+        "compare: --sensitivity must be an integer in [0, 3], got 4.",
+        "compare: --margin must be a number in (0, inf), got 0.0.",
+        "tune: --budget must be an integer in [1, inf), got 0.",
     ]
     for sentence, (code, out, err) in zip(sentences, run_without_torch(words), strict=True):
         assert (code, out) == (2, "")

@@ -106,7 +106,7 @@ def test_item_that_kills_its_workers_fails_and_the_others_are_done(tmp_path):
     words = ["sgd" if word == "sgd,adam" else word for word in WORDS]
     out = complete(tmp_path, *words, extra=JOBS)
     assert "failed: the worker process died " in out
-    # A worker may claim the item while another one dies with it.
+    # A worker may claim the item before it receives the third death.
     assert 3 <= len(Path(tmp_path / "deaths").read_text()) <= 4
     status = {run.seed: run.status for run in StudyFolder(tmp_path / "out").runs()}
     assert status == {0: "done", 1: "failed", 2: "done"}

@@ -98,7 +98,7 @@ def test_item_that_has_killed_three_workers_fails_without_execution(tmp_path):
     assert end["error"] == "the worker process died 3 times during this item"
 
 
-def test_item_taken_over_by_another_worker_is_abandoned(tmp_path):
+def test_lost_item_is_abandoned(tmp_path):
     one = study("adam")
     folder = StudyFolder(tmp_path / "out")
     folder.prepare(one.settings(), None)
@@ -113,7 +113,7 @@ def test_item_taken_over_by_another_worker_is_abandoned(tmp_path):
         progress = AtStep(3, lose)
         progress.begin(1, 12)
         Worker(one, queue, folder, progress, lambda: None, times=times).work()
-    # Nobody else has executed the item, so this worker claims it again.
+    # The item is free, since no other worker exists, so this worker claims it again.
     assert progress.started == ["run/adam/0"] * 2
     assert times.items == 1
 
@@ -147,7 +147,7 @@ def test_invalid_jobs_raise(tmp_path, jobs):
         run_study(study(), tmp_path / "out", jobs=jobs)
 
 
-def test_folder_of_another_machine_is_completed_from_the_storage(tmp_path):
+def test_second_folder_is_completed_from_the_storage(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     mixed = Study(toy(), (diverging(), *study("adam").entries), (0, 1), 2)
     one = run_study(mixed, tmp_path / "one" / "out", storage=url)
