@@ -288,6 +288,13 @@ def test_looks_spend_the_error_rate():
     assert any("with 7 seeds, the verdicts are provisional" in note for note in between.notes)
 
 
+def test_study_that_ended_at_a_look_is_complete():
+    made = results(seeds=5, gap=6.0, changes={"looks": (5, 10, 20), "seeds": tuple(range(20))})
+    assert not any("incomplete" in note for note in judge(made).notes)
+    partial = replace(made, runs=made.runs[:-1])
+    assert any("incomplete: 19 of 20 runs" in note for note in judge(partial).notes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["many seeds", "many methods"])
 def test_results_of_a_thousand_runs_are_consistent(name):

@@ -93,13 +93,19 @@ def _failed(results: Results) -> Iterator[str]:
 
 
 def _incomplete(results: Results) -> Iterator[str]:
-    planned = len(results.methods) * len(results.seeds)
+    planned = len(results.methods) * _planned_seeds(results)
     ended = sum(run.status != "unfinished" for run in results.runs)
     if ended < planned:
         started = {run.method for run in results.runs if run.status != "unfinished"}
         without = [name for name in results.methods if name not in started]
         rest = f"; {names_text(without)} {'has' if len(without) == 1 else 'have'} none" if without and started else ""
         yield f"The comparison is incomplete: {ended} of {counted(planned, 'run')} have ended{rest}."
+
+
+def _planned_seeds(results: Results) -> int:
+    """Return the number of seeds up to the current look; a group-sequential study may end before its last look."""
+    used = len({run.seed for run in results.runs})
+    return next((look for look in results.looks if used <= look), len(results.seeds))
 
 
 def _target(results: Results) -> Iterator[str]:
