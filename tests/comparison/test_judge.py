@@ -112,7 +112,7 @@ def test_equal_methods_keep_the_order_of_the_settings():
     assert [method.name for method in found.methods] == ["z", "a", "m"]
 
 
-def test_missing_run_with_an_unfavourable_seed_is_no_advantage():
+def test_missing_run_with_an_unfavourable_seed_does_not_improve_the_rank():
     """Method b is better on every common seed; the plain mean of a, which lacks the bad seed, is larger."""
     found = judge(with_scores({"a": [0.80, 0.81, None], "b": [0.82, 0.83, 0.50]}))
     assert [method.name for method in found.methods] == ["b", "a"]
@@ -175,7 +175,7 @@ def test_headline_without_verdict(name, headline):
     assert judge(case(name)).headline == headline
 
 
-def test_only_scored_method_says_so():
+def test_headline_of_the_only_scored_method():
     found = judge(with_scores({"a": [0.8, 0.9], "b": [None, None], "c": [None, None]}))
     assert found.headline.endswith("2 seeds. The other methods have no score.")
 
@@ -209,7 +209,7 @@ def test_nonfinite_score_counts_as_missing():
     assert math.isnan(judge(made).methods[1].scores[1])
 
 
-def test_target_nobody_reaches():
+def test_target_that_all_runs_miss():
     found = judge(case("target nobody reaches"))
     assert {method.steps_to_target for method in found.methods} == {math.inf}
     assert {method.reached for method in found.methods} == {0}

@@ -176,7 +176,7 @@ def test_damaged_record(folder, tmp_path):
         results_of_folder(tmp_path / "out")
 
 
-def test_several_folders_of_one_task_are_told_apart(folder, tmp_path):
+def test_several_folders_of_one_task_have_different_names(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "out")
     found = results_of_paths([folder, tmp_path / "out"])
     assert [each.task for each in found] == [f"toy ({folder})", f"toy ({tmp_path / 'out'})"]
