@@ -172,3 +172,10 @@ def test_groups_contain_all_methods_not_separated_from_their_best(pairs, groups)
 def test_groups_are_returned_by_index_and_omit_methods_without_score():
     assert tie_groups([2, 0], matrix([(0, 2)])) == (2, None, 1, None)
     assert tie_groups([], matrix([])) == (None,) * 4
+
+
+def test_additional_seeds_follow_the_width_of_the_interval():
+    """A pooled or corrected interval can be wider than the standard deviation of its pair suggests."""
+    narrow, wide = Interval(0.01, -0.0024, 0.0224), Interval(0.01, -0.24, 0.26)
+    assert verdict(narrow, sd=0.01, seeds=5).more_seeds < 20
+    assert verdict(wide, sd=0.01, seeds=5).more_seeds == MANY_SEEDS

@@ -17,9 +17,6 @@ from dashpot.stats import Interval
 from dashpot.stats.all_pairs import AllPairs, all_pairs
 from dashpot.stats.verdicts import verdict, verdict_sentence
 
-MOST_METHODS = 16
-"""Largest number of methods with a number of further seeds for each undecided pair, which takes 20 ms."""
-
 
 def pair_findings(
     results: Results, matrix: ScoreMatrix, level: float
@@ -74,7 +71,7 @@ def _pair(
         margin,
         direction=rule.direction,
         p=p,
-        sd=compared.sd[first][second] if matrix.scored <= MOST_METHODS else None,
+        sd=compared.sd[first][second],
         seeds=compared.seeds[first][second],
         methods=matrix.scored,
     )

@@ -134,11 +134,7 @@ def detectable_difference(sd: float, seeds: int, methods: int = 2, power: float 
     """
     _check("detectable_difference", 0.0, sd, seeds, methods, level)
     check("detectable_difference", "power", power, Range(1 - level, 1))
-    high = 1.0
-    while _power(high, seeds, methods, level) < power:
-        high *= 2
-    root = optimize.brentq(lambda effect: _power(effect, seeds, methods, level) - power, 0, high)
-    return sd * cast(float, root)
+    return sd * _least_effect(power, seeds, methods, level)
 
 
 def seeds_needed(
@@ -166,7 +162,10 @@ def seeds_needed(
     _check("seeds_needed", difference, sd, 2, methods, level)
     check("seeds_needed", "power", power, Range(0, 1))
     check("seeds_needed", "most", most, _SEEDS)
-    return None if difference == 0 else _first(lambda n: _power(abs(difference) / sd, n, methods, level), power, most)
+    if difference == 0:
+        return None
+    effect = abs(difference) / sd
+    return _first(lambda n: effect >= _least_effect(power, n, methods, level), most)
 
 
 def seeds_for_equivalence(
@@ -192,21 +191,28 @@ def seeds_for_equivalence(
     check("seeds_for_equivalence", "margin", margin, _POSITIVE)
     if abs(difference) >= margin:
         return None
-    return _first(lambda n: equivalence_power(margin, sd, n, methods, level, difference), power, most)
+    return _first(lambda n: equivalence_power(margin, sd, n, methods, level, difference) >= power, most)
 
 
 @lru_cache(maxsize=4096)
-def _power(effect: float, seeds: int, methods: int, level: float) -> float:
-    return power(effect, 1.0, seeds, methods, level)
+def _least_effect(goal: float, seeds: int, methods: int, level: float) -> float:
+    """Return the difference in units of the standard deviation that a comparison finds with the power `goal`."""
+    if power(0.0, 1.0, seeds, methods, level) >= goal:
+        return 0.0
+    high = 1.0
+    while power(high, 1.0, seeds, methods, level) < goal:
+        high *= 2
+    root = optimize.brentq(lambda effect: power(effect, 1.0, seeds, methods, level) - goal, 0, high, xtol=1e-6)
+    return cast(float, root)
 
 
-def _first(found: Callable[[int], float], goal: float, most: int) -> int | None:
-    """Return the smallest number of seeds with the power `goal`; the power increases except from 19 to 20 seeds."""
+def _first(is_enough: Callable[[int], bool], most: int) -> int | None:
+    """Return the smallest sufficient number of seeds; the power increases except from 19 to 20 seeds."""
     for low, high in ((2, min(RESAMPLED - 1, most)), (RESAMPLED, most)):
-        if low <= high and found(high) >= goal:
+        if low <= high and is_enough(high):
             while low < high:
                 middle = (low + high) // 2
-                low, high = (low, middle) if found(middle) >= goal else (middle + 1, high)
+                low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
             return low
     return None
 
@@ -242,7 +248,8 @@ def _halves(seeds: int, methods: int, level: float) -> tuple[tuple[float, Array]
     tukey = tukey_factor(level, methods, degrees) * np.sqrt(total / degrees)
 
     def halves(share: int) -> Array:
-        return np.maximum(tukey, stats.t.isf(tail / share, seeds - 1) * np.sqrt(own / (seeds - 1))[:, None])
+        both = np.maximum(tukey, stats.t.isf(tail / share, seeds - 1) * np.sqrt(own / (seeds - 1))[:, None])
+        return np.sort(both, axis=None).reshape(_POINTS, -1).mean(1)
 
     return (1 - SPHERICITY_LEVEL, halves(OWN_SHARE)), (SPHERICITY_LEVEL, halves(pairs))
 

@@ -64,7 +64,7 @@ def verdict(
     >>> verdict(Interval(0.02, 0.01, 0.03)), verdict(Interval(0.02, 0.01, 0.03), margin=0.05)
     (Verdict(kind='better', more_seeds=None), Verdict(kind='equivalent', more_seeds=None))
     >>> verdict(Interval(0.02, -0.03, 0.07), sd=0.04, seeds=5)
-    Verdict(kind='undecided', more_seeds=30)
+    Verdict(kind='undecided', more_seeds=34)
     """
     check("verdict", "margin", margin, _MARGIN)
     check("verdict", "direction", direction, _DIRECTION)
@@ -78,10 +78,16 @@ def verdict(
 
 
 def _more(interval: Interval, margin: float | None, sd: float, seeds: int, methods: int) -> int:
-    """Return the number of additional seeds for a separation or an equivalence, whichever is less."""
-    from dashpot.stats.power import seeds_for_equivalence, seeds_needed
+    """Return the number of additional seeds for a separation or an equivalence, whichever is less.
 
-    most, spread = seeds + MANY_SEEDS - 1, max(sd, 1e-12 * abs(interval.estimate), 1e-300)
+    The standard deviation is at least the one for which intervals have the width of this one on average: the interval
+    of a pair can be wider than its own standard deviation suggests, such as that of a pair of a pool.
+    """
+    from dashpot.stats.power import half_width, seeds_for_equivalence, seeds_needed
+
+    typical = half_width(1.0, seeds, methods, interval.level)
+    spread = max(sd, (interval.high - interval.low) / 2 / typical, 1e-12 * abs(interval.estimate), 1e-300)
+    most = seeds + MANY_SEEDS - 1
     options = [seeds_needed(interval.estimate, spread, methods, level=interval.level, most=most)]
     if margin:
         difference = interval.estimate
