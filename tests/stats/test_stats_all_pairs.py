@@ -55,8 +55,7 @@ def test_p_is_small_exactly_if_the_interval_excludes_zero(n, level, scale):
             found = all_pairs(shifted, level)
             assert found.intervals[i][j].excludes(0) == (factor > 1)
             assert found.separated(i, j) == (factor > 1)
-            if n < 20:  # the permutation test has p-values of its own
-                assert (found.p[i][j] <= 1 - level) == (factor > 1)
+            assert (found.p[i][j] <= 1 - level) == (factor > 1)
 
 
 @pytest.mark.parametrize(("factor", "apart"), [(20, ()), (1, [3])])

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from dashpot.constraints import check
 from dashpot.errors import ArgumentError
-from dashpot.stats.block_model import pair_level
-from dashpot.stats.differences import LEVEL, RESAMPLED, limits_of_means
+from dashpot.stats.block_model import joint_p, pair_level
+from dashpot.stats.differences import LEVEL, RESAMPLED, limits_of_means, p_of_limits
 from dashpot.stats.interval import Interval, reverse
 from dashpot.stats.pooling import Pool, complete_half_widths, pair_half_width, pair_p, pool
 from dashpot.stats.rounding import least_variance, without_rounding_errors
@@ -62,7 +62,8 @@ def all_pairs(scores: Sequence[Sequence[float]] | Array, level: float = 0.95, *,
     While the test rejects at the level .001, the method with the largest residuals is removed from the model; its pairs
     have the second half-width alone. The second half-width protects against unequal variances, for which Tukey's
     intervals are too short. From 20 common seeds: BCa intervals of each pair (`paired_interval`) at the level of
-    Tukey's intervals with known variances, and sign-flip permutation tests with the maximum over all pairs.
+    Tukey's intervals with known variances, and sign-flip permutation tests with the maximum over all pairs. If only one
+    of interval and test finds a difference, the interval is extended to 0, or the p-value is that of the interval.
 
     A pair uses the seeds that both methods have. A method with fewer than two scores has no interval. Methods with the
     same scores on all seeds are equal, and count as one method in the model.
@@ -170,8 +171,12 @@ def _resampled(
         p = np.array([min(1.0, pairs * sign_flip_p(values[None])[0]) for values in differences.values()])
     found, name = {}, "BCa, sign-flip permutation" + (", all pairs" if pairs > 1 else "")
     for (key, values), value in zip(differences.items(), p, strict=True):
-        low, high = limits_of_means(values, pair_level(level, methods), scale)
-        interval = Interval(float(values.mean()), float(low), float(high), level, name)
+        low, high = (float(limit) for limit in limits_of_means(values, pair_level(level, methods), scale))
+        if value > 1 - level:
+            low, high = min(low, 0.0), max(high, 0.0)
+        elif low <= 0 <= high:
+            value = max(value, joint_p(p_of_limits(values, scale), methods))
+        interval = Interval(float(values.mean()), low, high, level, name)
         found[key] = _Pair(interval, float(value), float(values.std(ddof=1)))
     return found, name
 

@@ -83,6 +83,15 @@ def pair_level(level: float, methods: int) -> float:
     return level if methods == 2 else float(1 - 2 * stats.norm.sf(tukey_factor(level, methods, _INFINITE)))
 
 
+def joint_p(p: float, methods: int) -> float:
+    """Return the p-value of a pair, adjusted for all pairs as by `pair_level`.
+
+    >>> round(joint_p(1 - pair_level(0.95, 6), 6), 4)
+    0.05
+    """
+    return p if methods == 2 else tukey_p(float(stats.norm.isf(p / 2)), methods, _INFINITE)
+
+
 def tukey_p(t: float, methods: int, degrees: int) -> float:
     """Return the p-value of a difference of t standard errors, adjusted for all pairs.
 

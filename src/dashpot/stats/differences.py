@@ -147,6 +147,26 @@ def limits_of_means(values: Array, level: float, scale: float | None = None) -> 
     return np.minimum(low, mean - half), np.maximum(high, mean + half)
 
 
+def p_of_limits(values: Array, scale: float) -> float:
+    """Return 1 minus the largest level at which the interval of `limits_of_means` excludes 0; values are not equal.
+
+    >>> p = p_of_limits(np.arange(-3.0, 17.0), scale=1.0)
+    >>> low, high = limits_of_means(np.arange(-3.0, 17.0), 1 - p)
+    >>> bool(p < 0.05), round(float(low), 4)
+    (True, 0.0)
+    """
+
+    def excludes_zero(p: float) -> bool:
+        low, high = limits_of_means(values, 1 - p, scale)
+        return bool(low > 0 or high < 0)
+
+    fails, holds = 1e-9, 1.0
+    for _ in range(30):
+        middle = (fails * holds) ** 0.5
+        fails, holds = (fails, middle) if excludes_zero(middle) else (middle, holds)
+    return holds
+
+
 def _finite(owner: str, values: Sequence[float] | Array) -> Array:
     """Return the values without NaN as an array."""
     array = np.asarray(values, dtype=np.float64)
