@@ -126,8 +126,8 @@ def test_sentence(interval, found, options, sentence):
     ("interval", "text"),
     [
         (Interval(123.4, 100.0, 150.0), "123 (95 % interval 100 to 150)"),
-        (Interval(2e-9, 1e-9, 3e-9), "2e-09 (95 % interval 1e-09 to 3e-09)"),
-        (Interval(4e7, 3e7, 5e7), "4e+07 (95 % interval 3e+07 to 5e+07)"),
+        (Interval(2e-9, 1e-9, 3e-9), "2.0e-09 (95 % interval 1.0e-09 to 3.0e-09)"),
+        (Interval(4e7, 3e7, 5e7), "4.00e+07 (95 % interval 3.00e+07 to 5.00e+07)"),
         (Interval(0.5, 0.5, 0.5), ".50 (95 % interval .50 to .50)"),
         (Interval(0.0, 0.0, 0.0), ".000 (95 % interval .000 to .000)"),
         (Interval(0.001, -1.5, 1.5, level=0.99), ".0 (99 % interval -1.5 to 1.5)"),

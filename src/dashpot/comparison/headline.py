@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from dashpot.comparison.findings import MethodFinding, PairFinding
 from dashpot.comparison.results import Results
-from dashpot.comparison.score_text import metric_text, names_text, score_decimals
+from dashpot.comparison.score_text import mean_text, metric_text, names_text, score_decimals
 from dashpot.stats.interval import reverse
-from dashpot.stats.verdicts import interval_text, number
+from dashpot.stats.verdicts import interval_text
 from dashpot.utils.format import counted
 
 
@@ -44,13 +44,13 @@ def _without_scores(results: Results) -> str:
 def _score(results: Results, scored: Sequence[MethodFinding], method: MethodFinding) -> str:
     """Return the metric and the mean of a method."""
     assert method.mean is not None
-    return f"{metric_text(results.rule)}, {number(method.mean.estimate, score_decimals(scored))}"
+    return f"{metric_text(results.rule)}, {mean_text(method.mean, score_decimals(scored))[0]}"
 
 
 def _single(results: Results, method: MethodFinding) -> str:
     assert method.mean is not None
     known = sum(math.isfinite(score) for score in method.scores)
-    text = f"{method.name}: {metric_text(results.rule)} {number(method.mean.estimate, score_decimals([method]))}"
+    text = f"{method.name}: {metric_text(results.rule)} {mean_text(method.mean, score_decimals([method]))[0]}"
     if known > 1:
         text = f"{method.name}: {metric_text(results.rule)} {interval_text(method.mean)}, {counted(known, 'seed')}"
     others = len(results.methods) - 1

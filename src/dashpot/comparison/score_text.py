@@ -8,10 +8,11 @@ from statistics import median
 
 from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.results import ScoreRule
+from dashpot.stats import Interval
+from dashpot.stats.verdicts import decimals, number
 
 MAX_NAMES = 4
 """Number of names in a sentence; the others are counted."""
-MOST_DECIMALS = 6
 
 
 def score_decimals(methods: Iterable[MethodFinding]) -> int:
@@ -26,17 +27,27 @@ def score_decimals(methods: Iterable[MethodFinding]) -> int:
     widths = [(mean.high - mean.low) / 2 for mean in means]
     known = [width for width in widths if 0 < width < math.inf]
     largest = max((abs(mean.estimate) for mean in means), default=0.0)
-    needed = [digits_after_point(median(known), 2)] if known else []
-    return min(MOST_DECIMALS, max([*needed, digits_after_point(largest, 3)]))
+    needed = [decimals(median(known))] if known else []
+    return max([*needed, decimals(largest, 3)])
 
 
-def digits_after_point(size: float, digits: int) -> int:
-    """Return the number of decimals with which a number has some significant digits; 3 for zero.
+def mean_text(mean: Interval, digits: int) -> tuple[str, str]:
+    """Return a mean score and its half-width, "" if that is unknown.
 
-    >>> digits_after_point(0.0042, 2), digits_after_point(0.88, 3), digits_after_point(1234.0, 3)
-    (4, 3, 0)
+    A method whose mean and half-width are 0 with the decimals of all methods has decimals of its own.
+
+    Args:
+        mean: Mean score with its interval.
+        digits: Number of decimals of all methods.
+
+    >>> mean_text(Interval(0.5, 0.4, 0.6), 2), mean_text(Interval(3e-12, 2e-12, 4e-12), 2)
+    (('.50', '.10'), ('3.0e-12', '1.0e-12'))
     """
-    return max(0, digits - 1 - math.floor(math.log10(size))) if 0 < size < math.inf else 3
+    half = (mean.high - mean.low) / 2
+    known = math.isfinite(half)
+    if max(abs(mean.estimate), half if known else 0.0) < 0.5 * 10.0**-digits:
+        digits = decimals(half if known and half > 0 else abs(mean.estimate))
+    return number(mean.estimate, digits), number(half, digits) if known else ""
 
 
 def names_text(names: Sequence[str], most: int = MAX_NAMES) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dashpot.comparison.findings import Findings, MethodFinding, PairFinding
-from dashpot.comparison.score_text import metric_text, score_decimals
+from dashpot.comparison.score_text import mean_text, metric_text, score_decimals
 from dashpot.runs.table import markdown_table
-from dashpot.stats.verdicts import number
+from dashpot.stats.verdicts import decimals, number
 from dashpot.utils.format import clock, counted
 from dashpot.utils.terminal import printable
 
@@ -87,10 +87,9 @@ def ranking(findings: Findings, *, sign: str = "+-") -> list[Row]:
         findings: Findings of a comparison.
         sign: Text between a mean and the half width of its interval.
     """
-    best = findings.methods[0].name if findings.methods else ""
-    pairs = {frozenset((pair.better, pair.other)): pair for pair in findings.pairs}
+    pairs = pairs_of_best(findings)
     digits = score_decimals(findings.methods)
-    rows = [_row(findings, each, pairs.get(frozenset((best, each.name))), digits, sign) for each in findings.methods]
+    rows = [_row(findings, each, pairs.get(each.name), digits, sign) for each in findings.methods]
     return [row._replace(rank=rank) for row, rank in zip(rows, _ranks(findings.methods), strict=True)]
 
 
@@ -103,14 +102,13 @@ def _ranks(methods: Sequence[MethodFinding]) -> list[str]:
 
 
 def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, digits: int, sign: str) -> Row:
-    difference, verdict = _to_best(method, pair, digits)
     return Row(
         "",
         method.name,
         _score(method, digits, sign),
-        difference,
-        verdict,
-        "" if findings.results.rule.target is None else _steps(findings, method),
+        "" if pair is None else difference_text(pair, method.name, digits),
+        "" if pair is None else _verdict(method, pair),
+        "" if findings.results.rule.target is None else steps_text(findings, method),
         clock(method.cost["cpu_s"]) if "cpu_s" in method.cost else "-",
     )
 
@@ -118,9 +116,8 @@ def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, di
 def _score(method: MethodFinding, digits: int, sign: str) -> str:
     if method.mean is None:
         return _reason(method)
-    text = number(method.mean.estimate, digits)
-    half = (method.mean.high - method.mean.low) / 2
-    return f"{text} {sign}{number(half, digits)}" if math.isfinite(half) else text
+    mean, half = mean_text(method.mean, digits)
+    return f"{mean} {sign}{half}" if half else mean
 
 
 def _reason(method: MethodFinding) -> str:
@@ -128,16 +125,32 @@ def _reason(method: MethodFinding) -> str:
     return next((status for status in ("failed", "unfinished") if method.counts.get(status)), "no run")
 
 
-def _to_best(method: MethodFinding, pair: PairFinding | None, digits: int) -> tuple[str, str]:
-    """Return the difference of a method to the best one and the verdict."""
-    if pair is None or method.mean is None:
-        return "", ""
-    own = pair.difference.estimate * (1 if pair.better == method.name else -1)
+def pairs_of_best(findings: Findings) -> dict[str, PairFinding]:
+    """Return the pairs that contain the best method, by the other method."""
+    best = findings.methods[0].name if findings.methods else ""
+    with_best = [pair for pair in findings.pairs if best in (pair.better, pair.other)]
+    return {pair.other if pair.better == best else pair.better: pair for pair in with_best}
+
+
+def difference_text(pair: PairFinding, method: str, digits: int) -> str:
+    """Return the score of a method minus that of the other method of a pair.
+
+    Args:
+        pair: Pair that contains the method.
+        method: Name of the method.
+        digits: Number of decimals; a verdict on a smaller difference has decimals of its own.
+    """
+    own = pair.difference.estimate * (1 if pair.better == method else -1)
+    if pair.verdict == "better" and abs(own) < 0.5 * 10.0**-digits:
+        digits = decimals(abs(own))
     text = number(own, digits)
-    signed = f"+{text}" if own > 0 else text
+    return f"+{text}" if own > 0 and text.strip("0.") else text
+
+
+def _verdict(method: MethodFinding, pair: PairFinding) -> str:
     if not has_limits(pair):
-        return signed, ""
-    return signed, "better" if pair.better == method.name and pair.verdict == "better" else WORDS[pair.verdict]
+        return ""
+    return "better" if pair.better == method.name and pair.verdict == "better" else WORDS[pair.verdict]
 
 
 def has_limits(pair: PairFinding) -> bool:
@@ -145,14 +158,20 @@ def has_limits(pair: PairFinding) -> bool:
     return math.isfinite(pair.difference.low) or math.isfinite(pair.difference.high)
 
 
-def _steps(findings: Findings, method: MethodFinding) -> str:
-    """Return the median steps to the target, with the number of runs that reached it unless all did."""
+def steps_text(findings: Findings, method: MethodFinding, *, of: str = "/") -> str:
+    """Return the median steps to the target, with the number of runs that reached it unless all did.
+
+    Args:
+        findings: Findings of a comparison.
+        method: Findings on the method.
+        of: Text between the number of runs that reached the target and the number of all runs.
+    """
     if method.steps_to_target is None:
         return "-"
     runs = [run for run in findings.results.of(method.name) if not math.isnan(run.steps_to_target)]
     limit = max((run.steps for run in runs), default=0)
-    median = f"{method.steps_to_target:g}" if math.isfinite(method.steps_to_target) else f"> {limit}"
-    return median if method.reached == len(runs) else f"{median} ({method.reached}/{len(runs)})"
+    median = f"{method.steps_to_target:.10g}" if math.isfinite(method.steps_to_target) else f"> {limit}"
+    return median if method.reached == len(runs) else f"{median} ({method.reached}{of}{len(runs)})"
 
 
 def _sentences(findings: Findings) -> list[str]:
@@ -202,9 +221,10 @@ def _aligned(cells: Sequence[str], *, left: bool) -> list[str]:
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> str:
-    return textwrap.fill(
-        printable(text), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    """Wrap text without breaks between numbers and percent signs."""
+    whole = printable(text).replace(" % ", "\x00% ")
+    lines = textwrap.fill(whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\x00", " ")
 
 
 def _escaped(text: str) -> str:

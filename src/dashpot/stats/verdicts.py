@@ -141,7 +141,7 @@ def verdict_sentence(
     if found.kind == "equivalent":
         return _equivalent(first, second, metric, interval, word, margin)
     if not math.isfinite(interval.high - interval.low):
-        by = number(abs(interval.estimate), _decimals(abs(interval.estimate)))
+        by = number(abs(interval.estimate), decimals(abs(interval.estimate)))
         return (
             f"{first} and {second} are undecided: {metric} of {first} {word} by {by} on one seed, "
             "which allows no interval."
@@ -165,7 +165,7 @@ def interval_text(interval: Interval) -> str:
     >>> interval_text(Interval(0.0123, 0.0061, 0.0185)), interval_text(Interval(12.34, 9.9, 14.8, level=0.9875))
     ('.0123 (95 % interval .0061 to .0185)', '12.3 (98.75 % interval 9.9 to 14.8)')
     """
-    digits = _decimals((interval.high - interval.low) / 2 or abs(interval.estimate))
+    digits = decimals((interval.high - interval.low) / 2 or abs(interval.estimate))
     estimate, low, high = (number(value, digits) for value in (interval.estimate, interval.low, interval.high))
     return f"{estimate} ({100 * interval.level:.4g} % interval {low} to {high})"
 
@@ -173,27 +173,45 @@ def interval_text(interval: Interval) -> str:
 def number(value: float, digits: int) -> str:
     """Format a number with a number of decimals, without a zero before the decimal point.
 
+    With more than 6 decimals, the number has 2 to 4 significant digits instead, so that small numbers do not become 0.
+    Numbers from a million have at least 3 significant digits, and the decimals only if they are significant.
+
+    Args:
+        value: The number.
+        digits: Number of decimals; negative for the rounding of large numbers to multiples of 10, 100, ...
+
     >>> number(0.0123, 3), number(-0.5, 2), number(-0.0001, 2), number(12.0, 0), number(3.2e-7, 8)
     ('.012', '-.50', '.00', '12', '3.2e-07')
+    >>> number(1e6, 2), number(1234567.0, 0), number(1.234e8, -6), number(0.9126, 10)
+    ('1000000.00', '1234567', '1.23e+08', '.9126')
     """
-    if digits > 6 or abs(value) >= 1e6:
-        return f"{value:.2g}" if digits > 6 else f"{value:.3g}"
-    text = f"{value:.{digits}f}"
+    exponent = math.floor(math.log10(abs(value))) if 0 < abs(value) < math.inf else 0
+    significant = digits + exponent + 1
+    if digits > 6:
+        text = f"{value:#.{min(4, max(2, significant))}g}" if value else "0"
+    elif exponent >= 6:
+        text = f"{value:#.{min(12, max(3, significant))}g}".removesuffix(".")
+    else:
+        text = f"{value:.{max(0, digits)}f}"
     if not text.strip("-0."):
         text = text.lstrip("-")
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
-def _decimals(size: float) -> int:
-    """Return the number of decimals with which `size` has two significant digits."""
-    return max(0, 1 - math.floor(math.log10(size))) if 0 < size < math.inf else 3
+def decimals(size: float, significant: int = 2) -> int:
+    """Return the number of decimals with which a number has some significant digits; 3 for zero, < 0 from 100.
+
+    >>> decimals(0.0042), decimals(0.88, 3), decimals(12.0), decimals(4e7), decimals(0.0)
+    (4, 3, 0, -6, 3)
+    """
+    return significant - 1 - math.floor(math.log10(size)) if 0 < size < math.inf else 3
 
 
 def _equivalent(first: str, second: str, metric: str, interval: Interval, word: str, margin: float | None) -> str:
     if interval.low == interval.high == 0:
         return f"{first} and {second} are equal: the same {metric} on all seeds."
     shown = interval if interval.estimate >= 0 else reverse(interval)
-    limit = number(margin or 0.0, max(_decimals(margin or 0.0) - 1, 0))
+    limit = number(margin or 0.0, decimals(margin or 0.0, 1))
     return (
         f"{first} and {second} are equivalent within the margin of {limit}: {metric} of {first} {word} by "
         f"{interval_text(shown)}."

@@ -69,7 +69,7 @@ def _heading(view: View) -> str:
 def _cell(view: View, method: MethodFinding | None) -> str:
     if method is None or method.mean is None:
         return "–"
-    text = f"{view.score(method.mean.estimate)} ({method.group})"
+    text = f"{view.mean(method)} ({method.group})"
     return f'<span class="better">{text}</span>' if method.group == 1 else text
 
 

@@ -11,6 +11,7 @@ from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.scales import Scale, padded, ranked_limits
 from dashpot.comparison.page.view import Section, View, note, prose, table
+from dashpot.comparison.table import steps_text
 from dashpot.utils.format import counted, duration
 
 ROWS = 40
@@ -141,7 +142,7 @@ def _words(drawing: Drawing, view: View, method: MethodFinding, y: float, width:
     name = method.name if len(method.name) <= longest else f"{method.name[: longest - 1]}…"
     drawing.text(GROUP + 4, y + 4, name, "method")
     assert method.mean is not None
-    value = f"{view.score(method.mean.estimate)} {view.half_width(method.mean)}".strip()
+    value = f"{view.mean(method)} {view.half_width(method.mean)}".strip()
     drawing.text(width - 2, y + 4, value, "value", "end")
 
 
@@ -217,7 +218,7 @@ def _group(view: View, method: MethodFinding) -> str:
 
 
 def _mean(view: View, method: MethodFinding) -> str:
-    return view.score(None if method.mean is None else method.mean.estimate)
+    return view.mean(method)
 
 
 def _width(view: View, method: MethodFinding) -> str:
@@ -229,22 +230,11 @@ def _sd(view: View, method: MethodFinding) -> str:
 
 
 def _to_best(view: View, method: MethodFinding) -> str:
-    best = view.methods[0].name
-    pair = next((p for p in view.findings.pairs if p.better == best and p.other == method.name), None)
-    if pair is None:
-        return "–"
-    return f"{view.signed(-pair.difference.estimate)}"
+    return view.differences.get(method.name, "–")
 
 
 def _steps(view: View, method: MethodFinding) -> str:
-    """Return the median number of steps to the target, with the number of runs that reached it unless all did."""
-    total = sum(method.counts.get(status, 0) for status in ("done", "diverged"))
-    if method.steps_to_target is None or not total:
-        return "–"
-    missed = "" if method.reached == total else f" ({method.reached} of {total})"
-    if math.isinf(method.steps_to_target):
-        return f"missed{missed}"
-    return f"{method.steps_to_target:.0f}{missed}"
+    return steps_text(view.findings, method, of=" of ").replace("-", "–")
 
 
 def _runs(_: View, method: MethodFinding) -> str:

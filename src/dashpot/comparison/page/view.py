@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import Findings, MethodFinding
-from dashpot.comparison.page.number_text import score, signed, with_minus
-from dashpot.comparison.score_text import score_decimals
+from dashpot.comparison.page.number_text import bare, score, signed, with_minus
+from dashpot.comparison.score_text import mean_text, score_decimals
+from dashpot.comparison.table import difference_text, pairs_of_best
 from dashpot.figures.charts import legend_entry, swatch
 from dashpot.figures.method_styles import Style
 from dashpot.figures.palette import css_color
@@ -73,6 +74,16 @@ class View:
         """Return a score as text."""
         return score(value, self._decimals)
 
+    def mean(self, method: MethodFinding) -> str:
+        """Return the mean score of a method as text; a dash without one."""
+        return "–" if method.mean is None else bare(mean_text(method.mean, self._decimals)[0])
+
+    @cached_property
+    def differences(self) -> dict[str, str]:
+        """Difference of each method to the best as text, by method."""
+        pairs = pairs_of_best(self.findings).items()
+        return {name: bare(difference_text(pair, name, self._decimals)) for name, pair in pairs}
+
     def signed(self, value: float) -> str:
         """Return a difference of scores as text."""
         return signed(value, self._decimals)
@@ -87,7 +98,7 @@ class View:
         """Return half of the width of an interval after a plus-minus sign, or nothing for infinite limits."""
         if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
             return ""
-        return f"± {self.score((interval.high - interval.low) / 2)}"
+        return f"± {bare(mean_text(interval, self._decimals)[1])}"
 
 
 def prose(text: str) -> str:
