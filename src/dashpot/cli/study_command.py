@@ -41,10 +41,14 @@ def compare_study(study: Study, out: Path, *, storage: str | None = None, jobs: 
 
 def announcement(study: Study) -> str:
     """Return the size of a study as a clause."""
+    from dashpot.runs.study import RATE_FACTORS
+
     methods, seeds = len(study.entries), len(study.seeds)
     trials = sum(study.trials(entry.name) for entry in study.entries)
     tuning = f"{counted(trials, 'tuning trial')}, " if trials else ""
+    other = len(study.rated_seeds) * len(RATE_FACTORS) * methods
+    rates = f", {counted(other, 'run')} at other rates" if other else ""
     return (
         f"Comparing {counted(methods, 'method')} on {study.task.name}: {counted(study.epochs, 'epoch')}, {tuning}"
-        f"{counted(seeds, 'seed')}, {counted(methods * seeds, 'run')}"
+        f"{counted(seeds, 'seed')}, {counted(methods * seeds, 'run')}{rates}"
     )

@@ -57,7 +57,7 @@ def failed_line(error: BaseException | str) -> dict[str, Any]:
     """Return the last line of a run that has ended with an error, given by the exception or as text."""
     if isinstance(error, str):
         return {"kind": "end", "status": "failed", "error": error}
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     trace = "".join(traceback.format_exception(error))
     failed = {"error": text[:LONGEST_ERROR], "traceback": trace[-LONGEST_TRACEBACK:]}
     return {"kind": "end", "status": "failed", **failed}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dashpot.comparison.results import JudgedRun, Results
 from dashpot.comparison.score_matrix import ScoreMatrix
 from dashpot.comparison.score_text import names_text
+from dashpot.comparison.trial_notes import trial_notes
 from dashpot.stats.verdicts import number
 from dashpot.utils.format import counted, ranges
 
@@ -31,6 +32,7 @@ def notes(results: Results, matrix: ScoreMatrix) -> tuple[str, ...]:
         *_seeds(results, matrix),
         *_short(_diverged(results)),
         *_short(_failed(results)),
+        *_short(trial_notes(results)),
         *_incomplete(results),
         *_target(results),
         *results.remarks,
@@ -70,8 +72,11 @@ def _diverged(results: Results) -> Iterator[str]:
         found = [run for run in runs if run.status == "diverged"]
         if found:
             miss = "" if results.rule.target is None else " and as a miss of the target"
-            score = "the score of the untrained model" + _score(found)
-            yield f"{name}: {len(found)} of {counted(len(runs), 'run')} diverged, counted with {score}{miss}."
+            count = f"{name}: {len(found)} of {counted(len(runs), 'run')} diverged"
+            if all(run.score is None for run in found):
+                yield f"{count}; they have no score, since that of the untrained model is unknown or not finite."
+            else:
+                yield f"{count}, counted with the score of the untrained model{_score(found)}{miss}."
 
 
 def _score(runs: Sequence[JudgedRun]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dashpot.comparison.pairing import pairing_remarks
 from dashpot.comparison.protocol import facts, protocol
 from dashpot.comparison.record_results import judged_run, rate_run, score_rule, tuning_trial
 from dashpot.comparison.results import Results
@@ -50,6 +51,7 @@ def results_of_folder(path: Path) -> Results:
         command=study["command"],
         looks=tuple(settings["looks"]),
         source=str(folder.path),
+        remarks=pairing_remarks(everything),
     )
 
 

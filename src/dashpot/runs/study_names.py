@@ -99,7 +99,10 @@ def study_of_names(names: Mapping[str, Any] | None, source: Path) -> Study:
     known = {item.name for item in dataclasses.fields(StudyNames)}
     if not {"task"} <= set(names) <= known:
         raise RunError(f"{source} is damaged: its settings are {sorted(names)}; restore it or use a different folder.")
-    return StudyNames(**{name: _tupled(value) for name, value in names.items()}).study()
+    try:
+        return StudyNames(**{name: _tupled(value) for name, value in names.items()}).study()
+    except (TypeError, AttributeError) as error:  # of a value of a different type; tasks raise ArgumentError
+        raise RunError(f"{source} is damaged: {error}; restore it or use a different folder.") from error
 
 
 def _with_target(task: tasks.Task, value: float | None) -> tasks.Task:

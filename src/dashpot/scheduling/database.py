@@ -45,7 +45,10 @@ def connect(url: str, limit: float = 60.0) -> Any:
         except RunError:
             raise
         except ImportError as error:
-            raise RunError(f"No driver for {without_passwords(url)} is installed: {error}.") from None
+            raise RunError(
+                f"No driver for {without_passwords(url)} is installed ({error}): install it with pip, or name an "
+                "installed one, as in postgresql+psycopg://host/database."
+            ) from None
         except Exception as error:
             tries += 1
             if not _may_pass(error, time.monotonic() - start, tries, limit):
