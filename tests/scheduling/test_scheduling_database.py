@@ -164,7 +164,7 @@ def test_url_without_database_raises(url):
 
 
 def test_missing_driver_raises():
-    with pytest.raises(RunError, match=r"^No driver for mysql://ada:\*\*\*@db/x is installed \(No module:
+    with pytest.raises(RunError, match=r"^No driver for mysql://ada:\*\*\*@db/x is installed \(No module"):
         open_storage("mysql://ada:s3cret@db/x")
 
 
