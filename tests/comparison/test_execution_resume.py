@@ -154,7 +154,7 @@ def test_failure_of_a_resumed_item_is_recorded(tmp_path):
 
 @pytest.mark.parametrize("steps", [7, STEPS + 1])
 def test_record_of_other_settings_is_replaced(tmp_path, steps):
-    """If the storage is lost, a sampler may suggest other values for a trial of which a record exists."""
+    """If the storage is lost, a sampler may suggest other values for a trial that has a record."""
     chosen, key, folder = study(budget=2, sampler="tpe"), "trial/adam/1", StudyFolder(tmp_path)
     folder.prepare(chosen.settings(), None)
 

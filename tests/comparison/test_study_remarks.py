@@ -86,7 +86,7 @@ def without_metrics(make):
 @pytest.mark.parametrize(
     "change", [{"design": {"nonsense": 1}}, {"seeds": "three"}, {"rates": 5}, {"task_options": []}]
 )
-def test_damaged_names_of_a_study_are_refused(change, tmp_path):
+def test_damaged_names_of_a_study_raise_an_error(change, tmp_path):
     names = {**json.loads(json.dumps(StudyNames("quadratic", methods="sgd").plain())), **change}
     with pytest.raises(RunError, match=r"study\.json is damaged: .*; restore it"):
         study_of_names(names, tmp_path / "study.json")

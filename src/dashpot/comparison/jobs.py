@@ -12,11 +12,14 @@ from dashpot.comparison.worker_process import Inbox, WorkerProcess, death_reason
 from dashpot.comparison.worker_times import WorkerTimes
 from dashpot.errors import RunError
 from dashpot.runs.signals import Interrupted
+from dashpot.utils.format import counted
 
 POLL = 0.1
 """Seconds between two checks of the workers for their end."""
 STOP_LIMIT = 60.0
 """Seconds after a request to stop until a worker is killed."""
+NOTICE_AFTER = 2.0
+"""Seconds after a request to stop until a note that the command waits for workers."""
 STARTS = 3
 """Number of workers that may die during their start."""
 ERROR, STOPPED = 2, (129, 130, 143)
@@ -173,9 +176,12 @@ class Jobs:
         self._stopping = True
         for worker in self._workers.values():
             worker.request_stop()
-        deadline = time.monotonic() + STOP_LIMIT
-        while self._workers and time.monotonic() < deadline:
+        start, is_noted = time.monotonic(), False
+        while self._workers and time.monotonic() < start + STOP_LIMIT:
             self._receive(POLL)
+            if not is_noted and time.monotonic() > start + NOTICE_AFTER:
+                self.progress.note(f"Waiting for the current step of {counted(len(self._workers), 'worker')}.")
+                is_noted = True
             for worker in list(self._workers.values()):
                 if worker.exit_code() is not None:
                     self._drain()

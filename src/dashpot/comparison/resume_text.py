@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.study_items import items
@@ -13,7 +13,7 @@ KINDS = {"trial": "trials", "run": "runs", "rate": "runs at other rates"}
 """Nouns of the kinds of items, the first parts of their keys."""
 
 
-def resume_text(study: Study, folder: StudyFolder, done: Container[str], command: str | None) -> str:
+def resume_text(study: Study, folder: StudyFolder, done: Iterable[str], command: str | None) -> str:
     """Return sentences on the finished items, the started runs, and the command that resumes the study.
 
     Args:
@@ -22,12 +22,15 @@ def resume_text(study: Study, folder: StudyFolder, done: Container[str], command
         done: Keys of finished items.
         command: Command line of the study, or None.
     """
-    started = [run for run in folder.runs() if run.end is None and run.epochs]
+    runs = folder.runs()
+    # A lost storage lacks the outcomes of items that have ended here; the next start delivers them.
+    ended = {run.header["item"] for run in (*folder.trials(), *runs, *folder.rate_runs()) if run.end is not None}
+    started = [run for run in runs if run.end is None and run.epochs]
     total = study.shape["steps"]
     parts = [f"{run.entry} seed {run.seed} up to step {run.epochs[-1]['steps']} of {total}" for run in started]
     saved = f", and {', '.join(parts)}" if parts else ""
     resume = f"Resume with: {command}" if command else "Run the study again to resume."
-    return f"{folder.path} has {done_text(items(study), done)}{saved}. {resume}"
+    return f"{folder.path} has {done_text(items(study), ended.union(done))}{saved}. {resume}"
 
 
 def done_text(planned: Sequence[WorkItem], done: Container[str]) -> str:

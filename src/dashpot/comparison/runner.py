@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,10 +88,16 @@ def complete_study(
             f"{jobs}."
         )
     folder = StudyFolder(Path(out))
-    folder.prepare(study.settings(), command, names=study.names)
+    is_new = folder.prepare(study.settings(), command, names=study.names)
     with closing(progress or SilentProgress()) as report:
         session = _Session(study, folder, report, command)
-        with open_queue(study, folder, storage, session.resume_text) as queue:
+        with ExitStack() as stack:
+            try:
+                queue = stack.enter_context(open_queue(study, folder, storage, session.resume_text))
+            except RunError:
+                if is_new:
+                    folder.discard()
+                raise
             session.execute(queue, jobs, storage)
     return session.known
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -109,7 +110,7 @@ class StudyFolder:
         names: Mapping[str, Any] | None = None,
         *,
         wait: float | None = None,
-    ) -> None:
+    ) -> bool:
         """Create the folder and write `study.json`; an existing file must contain the same settings.
 
         Other processes may work in the folder at the same time.
@@ -120,6 +121,9 @@ class StudyFolder:
             names: Names from which a worker makes the study again, or None; see `dashpot.runs.study_names`.
             wait: Seconds to wait for another process that prepares the folder, >= 0. Default: 10.
 
+        Returns:
+            Whether `study.json` is new.
+
         Raises:
             RunError: If the folder contains other files, a study of an older version, or a study with different
                 settings (the message lists the differences), is locked by another process, or cannot be written.
@@ -127,10 +131,21 @@ class StudyFolder:
         if not self.path.exists():
             make_folder(self.path)
         with self.locked(LOCK_WAIT if wait is None else wait):
-            self._prepare(settings, command, names)
+            return self._prepare(settings, command, names)
 
-    def _prepare(self, settings: dict[str, Any], command: str | None, names: Mapping[str, Any] | None) -> None:
-        if (self.path / "study.json").exists():
+    def discard(self) -> None:
+        """Remove `study.json` after a failed start, so that the folder can be used for other settings.
+
+        A folder with other files, such as records, remains unchanged.
+        """
+        study = self.path / "study.json"
+        with contextlib.suppress(OSError):
+            if all(item == study or _is_ours(item) for item in self.path.iterdir()):
+                study.unlink(missing_ok=True)
+
+    def _prepare(self, settings: dict[str, Any], command: str | None, names: Mapping[str, Any] | None) -> bool:
+        is_new = not (self.path / "study.json").exists()
+        if not is_new:
             found = _without_redundant_recipes(diff_data(self.study()["settings"], json.loads(encode(settings))))
             if found:
                 more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
@@ -145,11 +160,12 @@ class StudyFolder:
         remove_partial_files(self.path, r"study\.json|summary\.md|report\.html", age=STALE)
         for name in FOLDERS:
             remove_partial_files(self.path / name, r".+\.(jsonl|ckpt)", age=STALE)
-        if not (self.path / "study.json").exists():
+        if is_new:
             hidden = None if command is None else without_passwords(command)
             study = {"format": FORMAT, "command": hidden, "settings": settings, "names": names}
             write_text(self.path / "study.json", json.dumps(json.loads(encode(study)), indent=2) + "\n")
         make_folder(self.path / "runs")
+        return is_new
 
     def study(self) -> dict[str, Any]:
         """Return the contents of `study.json`.

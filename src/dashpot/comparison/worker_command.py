@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,6 +26,10 @@ from dashpot.errors import DashpotError
 from dashpot.runs.environment import torch_threads
 from dashpot.runs.signals import TERMINATION_SIGNALS, Interrupted, interruptible
 from dashpot.runs.study_names import study_of_names
+
+STOP_LIMIT = 75.0
+"""Seconds after the request to stop until a worker ends without finishing its step; more than its parent waits."""
+STOPPED_HANGING = 130
 
 
 def run_worker(folder: Path, *, storage: str | None = None, threads: int | None = None, pipe: bool = False) -> int:
@@ -87,6 +92,8 @@ class Requests:
                 for line in lines:
                     self.deaths.update(json.loads(line).get("deaths", {}))
         self.stop.set()
+        time.sleep(STOP_LIMIT)
+        os._exit(STOPPED_HANGING)  # a step that does not end, in a process whose parent may have died
 
 
 def _work(
