@@ -51,7 +51,7 @@ def judge(results: Results, *, reference: str | None = None) -> Findings:
         methods=methods,
         pairs=pairs,
         headline=headline(results, methods, pairs),
-        notes=notes(results, matrix),
+        notes=notes(results, matrix, methods),
         reference=chosen,
     )
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+from dashpot.comparison.findings import MethodFinding
+from dashpot.comparison.rate_notes import rate_notes
 from dashpot.comparison.results import JudgedRun, Results
 from dashpot.comparison.score_matrix import ScoreMatrix
 from dashpot.comparison.score_text import names_text
 from dashpot.comparison.trial_notes import trial_notes
-from dashpot.stats.verdicts import number
+from dashpot.stats.verdicts import decimals, number
 from dashpot.utils.format import counted, ranges
 
 SPLITS = {
@@ -20,12 +23,13 @@ MAX_NOTES = 5
 """Number of methods with a note of their own per kind of note."""
 
 
-def notes(results: Results, matrix: ScoreMatrix) -> tuple[str, ...]:
+def notes(results: Results, matrix: ScoreMatrix, methods: Sequence[MethodFinding]) -> tuple[str, ...]:
     """Return the remarks that a reader of the findings needs.
 
     Args:
         results: Results of the comparison.
         matrix: Their scores.
+        methods: Findings on the methods, from best to worst.
     """
     return (
         *_data(results),
@@ -34,6 +38,8 @@ def notes(results: Results, matrix: ScoreMatrix) -> tuple[str, ...]:
         *_short(_failed(results)),
         *_short(trial_notes(results)),
         *_incomplete(results),
+        *_adjusted(results, methods),
+        *_short(rate_notes(results, methods)),
         *_target(results),
         *results.remarks,
     )
@@ -81,7 +87,7 @@ def _diverged(results: Results) -> Iterator[str]:
 
 def _score(runs: Sequence[JudgedRun]) -> str:
     """Return the common score of runs in parentheses, if they have one."""
-    known = {number(run.score, 4) for run in runs if run.score is not None}
+    known = {number(run.score, decimals(abs(run.score), 4)) for run in runs if run.score is not None}
     return f" ({known.pop()})" if len(known) == 1 else ""
 
 
@@ -104,7 +110,15 @@ def _incomplete(results: Results) -> Iterator[str]:
         started = {run.method for run in results.runs if run.status != "unfinished"}
         without = [name for name in results.methods if name not in started]
         rest = f"; {names_text(without)} {'has' if len(without) == 1 else 'have'} none" if without and started else ""
-        yield f"The comparison is incomplete: {ended} of {counted(planned, 'run')} have ended{rest}."
+        verb = "has" if ended == 1 or planned == 1 else "have"
+        yield f"The comparison is incomplete: {ended} of {counted(planned, 'run')} {verb} ended{rest}."
+
+
+def _adjusted(results: Results, methods: Sequence[MethodFinding]) -> Iterator[str]:
+    """Yield a remark if the order is not that of the means, which cover different seeds."""
+    means = [results.rule.sign * method.mean.estimate for method in methods if method.mean is not None]
+    if any(first < second for first, second in pairwise(means)):
+        yield "The order compares equal seeds; means of methods with missing runs cover fewer seeds."
 
 
 def _planned_seeds(results: Results) -> int:
