@@ -26,7 +26,8 @@ def test_line_progress_prints_a_line_with_the_score_for_each_item(tmp_path):
     assert lines[1].startswith("[2/2] adam seed 0")
     for line in lines:
         assert "done  accuracy " in line
-        assert "left" in line
+    assert "left" in lines[0]
+    assert "left" not in lines[1]  # no item remains
 
 
 def test_line_progress_prints_evaluations_of_long_runs(tmp_path, monkeypatch):

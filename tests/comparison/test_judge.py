@@ -144,11 +144,11 @@ def test_headline_of_a_single_best_method():
 
 def test_headline_of_ties():
     assert judge(case("tied")).headline == (
-        "No single best method: adamw, adam, sgd and nag are tied within this study (5 seeds)."
+        "No single best method: adamw, adam, sgd and nag are not separated (5 seeds)."
     )
     table = {"a": [0.80, 0.81, 0.82, 0.83], "b": [0.81, 0.80, 0.83, 0.82], "c": [0.50, 0.515, 0.52, 0.53]}
     assert judge(with_scores(table)).headline == (
-        "No single best method: a and b are tied within this study (4 seeds); c is worse than both."
+        "No single best method: a and b are not separated (4 seeds); c is worse than both."
     )
 
 

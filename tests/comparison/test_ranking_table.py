@@ -49,9 +49,16 @@ def rows(name):
 
 def test_cells_of_a_regular_study():
     header, found = ranking_header(judge(case("plain"))), rows("plain")
-    assert tuple(header) == ("rank", "method", "test accuracy", "to best", "", "steps to .856", "CPU time")
+    assert tuple(header) == ("rank", "method", "test accuracy", "to best", "verdict", "steps to .856", "CPU time")
     assert tuple(found["adamw"])[:5] == ("1", "adamw", ".8810 +-.0022", "", "")
     assert tuple(found["adam"])[2:] == (".8766 +-.0016", "-.0044", "worse", "600", "24.0 s")
+
+
+def test_the_intervals_of_means_are_explained_below_the_table():
+    found = judge(case("plain"))
+    assert "+-: 95 % confidence interval of the mean." in text_summary(found)
+    assert "±: 95 % confidence interval of the mean." in markdown_summary(found)
+    assert "confidence interval of the mean" not in text_summary(judge(case("one seed")))
 
 
 def test_differences_of_a_loss_are_positive_for_worse_methods():

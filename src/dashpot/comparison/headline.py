@@ -90,7 +90,7 @@ def _tied(
     if all(pair.verdict == "equivalent" for pair in top):
         text = f"{names_text(names)} are equivalent in {metric_text(results.rule)} ({seeds})"
     else:
-        text = f"No single best method: {names_text(names)} are tied within this study ({seeds})"
+        text = f"No single best method: {names_text(names)} are not separated ({seeds})"
     if undecided:
         verb = "is" if len(undecided) == 1 else "are"
         text += f"; {names_text(undecided)} {verb} undecided"

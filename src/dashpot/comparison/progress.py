@@ -14,6 +14,8 @@ from dashpot.utils.terminal import printable
 
 LINE_INTERVAL = 30.0
 """Seconds between two lines on the same item in a log."""
+LABEL_WIDTH = 26
+"""Columns of the name of an item, such as "heavy-ball lr x0.5 seed 1"."""
 
 
 class StudyProgress:
@@ -66,9 +68,9 @@ class StudyProgress:
         """End the report of a finished or interrupted study."""
 
     def time_left(self) -> str:
-        """Return the estimated remaining time as text, or an empty string before the first step."""
+        """Return the estimated remaining time as text; empty before the first step and after the last item."""
         seconds = self.estimate.remaining()
-        return "" if seconds is None else f"about {duration(seconds)} left"
+        return "" if not seconds else f"about {duration(seconds)} left"
 
 
 class SilentProgress(StudyProgress):
@@ -84,7 +86,7 @@ class LineProgress(StudyProgress):
 
     def _print(self, key: str, text: str, number: int) -> None:
         total = self.estimate.items
-        head = f"[{min(number, total):>{len(str(total))}}/{total}] {item_label(key):<22} {text}"
+        head = f"[{min(number, total):>{len(str(total))}}/{total}] {item_label(key):<{LABEL_WIDTH}} {text}"
         print(printable(head.rstrip()), file=self.stream, flush=True)
 
     def skip(self, items: int) -> None:

@@ -44,6 +44,7 @@ def text_summary(findings: Findings, *, width: int = WIDTH) -> str:
     parts = [
         _wrapped(findings.headline, width),
         text_table(findings, width=width),
+        _wrapped(_legend(findings, "+-"), width),
         "\n".join(_wrapped(f"* {line}", width, "  ") for line in _sentences(findings)),
         "\n".join(_wrapped(f"Note: {line}", width, "  ") for line in findings.notes),
     ]
@@ -64,6 +65,7 @@ def markdown_summary(findings: Findings) -> str:
         f"# {_escaped(findings.results.task)}: {methods} compared",
         _escaped(findings.headline),
         markdown_table([header[k] for k in shown], [[_escaped(cell) for cell in line] for line in cells]),
+        _legend(findings, "±"),
         "\n".join(f"* {_escaped(line)}" for line in _sentences(findings)),
         "\n".join(f"* Note: {_escaped(line)}" for line in findings.notes),
     ]
@@ -74,7 +76,7 @@ def ranking_header(findings: Findings) -> Row:
     """Return the column titles of the ranking table."""
     target = findings.results.rule.target
     steps = "" if target is None else f"steps to {target:g}".replace(" 0.", " .").replace("-0.", "-.")
-    return Row("rank", "method", metric_text(findings.results.rule), "to best", "", steps, "CPU time")
+    return Row("rank", "method", metric_text(findings.results.rule), "to best", "verdict", steps, "CPU time")
 
 
 def ranking(findings: Findings, *, sign: str = "+-") -> list[Row]:
@@ -180,6 +182,14 @@ def _sentences(findings: Findings) -> list[str]:
     lines = every[:MAX_SENTENCES]
     more = len(every) - len(lines)
     return [*lines, f"And {counted(more, 'further pair')}, see the report."] if more else lines
+
+
+def _legend(findings: Findings, sign: str) -> str:
+    """Return an explanation of the intervals in the table, if there are any."""
+    if not any(method.mean and math.isfinite(method.mean.high - method.mean.low) for method in findings.methods):
+        return ""
+    verdicts = " Verdicts compare methods seed by seed." if any(map(has_limits, findings.pairs)) else ""
+    return f"{sign}: 95 % confidence interval of the mean.{verdicts}"
 
 
 def text_table(findings: Findings, *, width: int = WIDTH) -> str:

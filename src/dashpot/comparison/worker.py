@@ -143,7 +143,8 @@ def ended_text(ended: Ended, metric: str) -> str:
     'done  accuracy 0.8771'
     """
     if ended.status == "done" and ended.score is not None:
-        return f"done  {metric} {ended.score:.4g}"
+        text = f"{ended.score:#.4g}".rstrip(".")  # with trailing zeros, for columns of equal width
+        return f"done  {metric} {text}"
     end = json.loads(ended.data.get("record", "").strip().rpartition("\n")[2] or "{}")
     if ended.status == "failed" and "error" in end:
         return f"failed: {end['error']}"
