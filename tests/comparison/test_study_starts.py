@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 
 import pytest
-from study_support import finished, study
+from study_support import build, finished, study, toy
 
 from dashpot.comparison import StudyFolder, run_study, worker_command
 from dashpot.comparison.resume_text import resume_text
@@ -49,3 +50,22 @@ def test_worker_that_does_not_stop_ends_after_a_limit(monkeypatch):
     assert ended.wait(60)
     os.close(reader)
     assert (requests.stop.is_set(), codes) == (True, [130])
+
+
+def test_failed_run_is_repeated_without_its_record_and_the_journal(tmp_path):
+    broken = True
+
+    def sometimes(seed):
+        if seed == 1 and broken:
+            raise FileNotFoundError("no data")
+        return build(seed)
+
+    given = dataclasses.replace(study(seeds=(0, 1), epochs=1), task=toy(build=sometimes))
+    assert [run.status for run in run_study(given, tmp_path)] == ["done", "failed"]
+    broken = False
+    kept = (tmp_path / "runs" / "adam-seed0.jsonl").read_bytes()
+    assert [run.status for run in run_study(given, tmp_path)] == ["done", "failed"]
+    (tmp_path / "study.journal").unlink()
+    (tmp_path / "runs" / "adam-seed1.jsonl").unlink()
+    assert [run.status for run in run_study(given, tmp_path)] == ["done", "done"]
+    assert (tmp_path / "runs" / "adam-seed0.jsonl").read_bytes() == kept
