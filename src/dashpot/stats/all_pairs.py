@@ -164,14 +164,15 @@ def _estimates(
 def _resampled(
     differences: dict[tuple[int, int], Array], scale: float, level: float, methods: int
 ) -> tuple[dict[tuple[int, int], _Pair], str]:
-    pairs = len(differences)
-    if len({len(values) for values in differences.values()}) == 1:
-        p = sign_flip_p(np.stack(list(differences.values())))
+    pairs, joint, every = len(differences), pair_level(level, methods), list(differences.values())
+    if len(set(map(len, every))) == 1:
+        stacked = np.stack(every)
+        p, limits = sign_flip_p(stacked), np.transpose(limits_of_means(stacked, joint, scale))
     else:  # different seeds: Bonferroni's correction of each test
-        p = np.array([min(1.0, pairs * sign_flip_p(values[None])[0]) for values in differences.values()])
+        p = np.array([min(1.0, pairs * sign_flip_p(values[None])[0]) for values in every])
+        limits = np.array([limits_of_means(values, joint, scale) for values in every])
     found, name = {}, "BCa, sign-flip permutation" + (", all pairs" if pairs > 1 else "")
-    for (key, values), value in zip(differences.items(), p, strict=True):
-        low, high = (float(limit) for limit in limits_of_means(values, pair_level(level, methods), scale))
+    for (key, values), value, (low, high) in zip(differences.items(), p.tolist(), limits.tolist(), strict=True):
         if value > 1 - level:
             low, high = min(low, 0.0), max(high, 0.0)
         elif low <= 0 <= high:
