@@ -32,19 +32,23 @@ def method_findings(
         groups: Tie group of each method with a score.
         reference: Method to which the steps to the target are related.
     """
+    resolution = matrix.resolution
     ranks = [*groups, *[None] * (len(matrix.methods) - len(groups))]
     return tuple(
-        _finding(results, name, matrix.values[k], ranks[k], reference) for k, name in enumerate(matrix.methods)
+        _finding(results, name, matrix.values[k], ranks[k], reference, resolution)
+        for k, name in enumerate(matrix.methods)
     )
 
 
-def _finding(results: Results, name: str, scores: Array, group: int | None, reference: str | None) -> MethodFinding:
+def _finding(
+    results: Results, name: str, scores: Array, group: int | None, reference: str | None, resolution: float
+) -> MethodFinding:
     runs = results.of(name)
     known = scores[np.isfinite(scores)]
     median, curve = survival(results, name)
     return MethodFinding(
         name=name,
-        mean=mean_interval(known) if len(known) else None,
+        mean=mean_interval(known, resolution=resolution) if len(known) else None,
         sd=float(np.std(known, ddof=1)) if len(known) > 1 else None,
         scores=tuple(scores.tolist()),
         group=group,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dashpot.comparison.results import Array, Results
+from dashpot.stats.rounding import EXACT
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class ScoreMatrix:
     def scored(self) -> int:
         """Number of methods with at least one score; they are the first ones."""
         return int(np.isfinite(self.values).any(axis=1, keepdims=True).sum())
+
+    @property
+    def resolution(self) -> float:
+        """Smallest distance of two distinct scores; 0 if no method has different scores (exact, without noise)."""
+        rows = [row[np.isfinite(row)] for row in self.values]
+        if not any(len(row) and np.ptp(row) > EXACT * np.abs(row).max() for row in rows):
+            return 0.0
+        gaps = np.diff(np.sort(np.concatenate(rows)))
+        return float(gaps[gaps > EXACT * np.abs(np.concatenate(rows)).max()].min())
 
     def of(self, method: str) -> Array:
         """Return the scores of a method."""

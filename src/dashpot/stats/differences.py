@@ -91,17 +91,20 @@ def paired_p(differences: Sequence[float] | Array) -> float | None:
     return float(2 * stats.t.sf(abs(values.mean()) / np.sqrt(variance / n), n - 1))
 
 
-def mean_interval(scores: Sequence[float] | Array, level: float = 0.95) -> Interval:
+def mean_interval(scores: Sequence[float] | Array, level: float = 0.95, resolution: float = 0.0) -> Interval:
     """Return the confidence interval of a mean score.
 
-    The same intervals as those of `paired_interval`.
+    The same intervals as those of `paired_interval`. Equal scores with a resolution r have the variance r^2/12
+    of the rounding.
 
     Args:
         scores: Scores of one method; NaN for missing values, which are omitted.
         level: Confidence level in (0, 1).
+        resolution: Resolution of the scores, such as 1/297 for an accuracy on 297 images; 0 for exact scores.
 
     Returns:
-        The interval, with infinite limits for a single score. If all scores are equal, both limits are that score.
+        The interval, with infinite limits for a single score. If all scores are equal and exact, both limits are that
+        score.
 
     Raises:
         ArgumentError: If there is no score, a score is infinite, or `level` is out of range.
@@ -114,12 +117,16 @@ def mean_interval(scores: Sequence[float] | Array, level: float = 0.95) -> Inter
     """
     values = _finite("mean_interval", scores)
     check("mean_interval", "level", level, LEVEL)
+    check("mean_interval", "resolution", resolution, Range(0, np.inf, "left"))
     if not len(values):
         raise ArgumentError("mean_interval: scores must contain a number, got none.")
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean, -np.inf, np.inf, level, "one value")
     deviations = without_rounding_errors(values - values[0], float(np.abs(values).max()))
+    if not deviations.any() and resolution > 0:
+        half = float(stats.t.isf((1 - level) / 2, len(values) - 1)) * resolution / (12 * len(values)) ** 0.5
+        return Interval(mean, mean - half, mean + half, level, "Student t, rounded values")
     if not deviations.any():
         return Interval(float(values[0]), float(values[0]), float(values[0]), level, "identical values")
     low, high = limits_of_means(values, level)
