@@ -41,6 +41,7 @@ from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, T
 from dashpot.cli.values import integer
 from dashpot.constraints import Interval, check, unknown
 from dashpot.runs.method_specs import parse_methods
+from dashpot.utils.optional_packages import need
 
 TABLES = ("fashion-mnist",)
 """Published tables that `dashpot reproduce` reproduces."""
@@ -114,6 +115,7 @@ def compare(
     design |= {"looks": plan[0], "rate_seeds": sensitivity, "margin": margin, "evaluate_every": evaluate_every}
     if methods is not None:
         parse_methods(methods)
+    need("compare", "optuna", "scipy", extra="study")
     arguments, rates = pairs("--set", set), parse_rates(lr or [])
     spec = named_task(name, task, batch_size, task_options)
     print_first_line(f"Comparing {methods or 'the standard methods'} on {spec['task']}.")
@@ -138,6 +140,7 @@ def compare(
 def demo(*, jobs: Jobs = 2, out: Out = None, data_dir: DataDir = None) -> None:
     """Compare the standard methods on real data, within minutes."""
     check_counts("demo", jobs=jobs)
+    need("demo", "optuna", "scipy", extra="study")
     print_first_line("Looking for Fashion-MNIST (downloads 30 MB if it is not on this machine) ...")
     from dashpot.comparison.demo import demo_study
 

@@ -12,6 +12,7 @@ from dashpot.cli.first_line import print_first_line
 from dashpot.cli.values import integer, number
 from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError
+from dashpot.utils.optional_packages import need
 
 _COUNT = Interval(2, math.inf, "left", integer=True)
 _ALLOWED = {
@@ -58,6 +59,7 @@ def power(
     check("power", "power", power, Interval(1 - level, 1))  # the probability of a verdict without a difference
     if folder is None and sd is None:
         raise ArgumentError("power: --sd or the folder of a comparison must be given, got neither.")
+    need("power", "scipy", extra="study")
     print_first_line("Computing the power." if folder is None else f"Reading {folder}.")
     from dashpot.cli.power_table import Question, power_text, spread_of, spread_text
 

@@ -31,6 +31,7 @@ from dashpot.cli.study_options import (
 from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
 from dashpot.cli.values import integer
 from dashpot.runs.method_specs import parse_methods
+from dashpot.utils.optional_packages import need
 
 
 def tune(
@@ -61,6 +62,7 @@ def tune(
     """
     check_counts("tune", budget=budget, epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
     check_threads("tune", threads)
+    need("tune", "optuna", "scipy", extra="study")
     parse_methods(method)
     design = {**tuning_design("tune", budget, tune, sampler, pruner), "evaluate_every": evaluate_every}
     arguments, spec = pairs("--set", set), named_task(name, task, batch_size, task_options)

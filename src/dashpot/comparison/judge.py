@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from dashpot.comparison.findings import Findings
 from dashpot.comparison.headline import headline
 from dashpot.comparison.notes import notes
 from dashpot.comparison.results import Results
 from dashpot.comparison.score_matrix import score_matrix
 from dashpot.constraints import unknown
-from dashpot.errors import RunError
 from dashpot.stats.sequential import spent_alpha
 from dashpot.stats.tie_groups import tie_groups
+from dashpot.utils.optional_packages import need
 
 REFERENCE = "adamw"
 """Default reference of the ratios of steps to the target."""
@@ -36,8 +34,7 @@ def judge(results: Results, *, reference: str | None = None) -> Findings:
         RunError: If scipy is not installed.
     """
     chosen = _reference(results, reference)
-    if find_spec("scipy") is None:
-        raise RunError("The statistics of a comparison need scipy: pip install 'dashpot[study]'.")
+    need("A verdict", "scipy", extra="study")
     from dashpot.comparison.method_findings import method_findings
     from dashpot.comparison.pair_findings import pair_findings
 

@@ -29,6 +29,7 @@ from dashpot.runs.signals import TERMINATION_SIGNALS, Interrupted, interruptible
 from dashpot.runs.study import Study
 from dashpot.scheduling.work_items import Outcome
 from dashpot.scheduling.work_queue import WorkQueue
+from dashpot.utils.optional_packages import need
 
 
 def run_study(
@@ -64,7 +65,8 @@ def run_study(
     Raises:
         ArgumentError: If an optimizer rejects its settings, or `jobs` is out of range; in this case, nothing is
             written.
-        RunError: If the folder or the storage belongs to a different study or program, or cannot be written.
+        RunError: If the folder or the storage belongs to a different study or program, or cannot be written, or if
+            optuna is not installed.
         Interrupted: If Ctrl-C was pressed or SIGTERM received. All recorded evaluations are kept.
     """
     complete_study(study, out, storage=storage, jobs=jobs, progress=progress, command=command)
@@ -87,6 +89,8 @@ def complete_study(
             "run_study: jobs must be 1 for a study of Python objects, which worker processes cannot rebuild, got "
             f"{jobs}."
         )
+    packages = ("optuna", "scipy") if study.budget > 1 and study.sampler == "qmc" else ("optuna",)
+    need("A study", *packages, extra="study")
     folder = StudyFolder(Path(out))
     is_new = folder.prepare(study.settings(), command, names=study.names)
     with closing(progress or SilentProgress()) as report:

@@ -27,11 +27,12 @@ import torch
 
 from dashpot import schedules
 from dashpot.constraints import unknown
-from dashpot.errors import ArgumentError, RunError
+from dashpot.errors import ArgumentError
 from dashpot.names import METHODS
 from dashpot.optimizers.base import Optimizer
 from dashpot.runs.entries import Entry, scheduled
 from dashpot.runs.tuning_options import SETTINGS
+from dashpot.utils.optional_packages import need
 
 RATE_FACTOR = 30.0
 DECAYS = (1e-6, 0.1)
@@ -177,10 +178,9 @@ def sobol_point(space: SearchSpace, number: int, seed: int = 0) -> dict[str, flo
     """
     if not space:
         return {}
-    try:
-        from scipy.stats import qmc
-    except ImportError as error:
-        raise RunError("A search over settings needs scipy: pip install 'dashpot[study]'.") from error
+    need("A search over settings", "scipy", extra="study")
+    from scipy.stats import qmc
+
     rng = np.random.default_rng(seed)
     sampler = qmc.Sobol(len(space), scramble=True, seed=rng)  # pyright: ignore[reportCallIssue] - rng since scipy 1.15
     positions = sampler.random_base2(number.bit_length())[number]
