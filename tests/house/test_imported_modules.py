@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from test_public_names import PUBLIC
 
 SCRIPT = """
 import json, sys
@@ -13,6 +14,18 @@ before = set(sys.modules)
 import dashpot, dashpot.figures, dashpot.schedules
 print(json.dumps({"new": sorted(set(sys.modules) - before), "all": sorted(sys.modules)}))
 """
+
+BASE_SCRIPT = """
+import importlib, json, sys
+public, extras = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys(extras))
+for module in public:
+    importlib.import_module(module)
+"""
+EXTRAS = (
+    *("cyclopts", "jinja2", "lightning_fabric", "matplotlib", "optuna", "pooch", "psycopg", "rich", "scipy"),
+    *("sqlalchemy", "tensorboard", "tomli_w", "trackio", "wandb"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +52,9 @@ def test_packages_above_optimizers_are_not_imported(imported):
     """Optimizers do not import data sets, tasks, comparisons or the command line."""
     for part in ("cli", "comparison", "data", "tasks", "training", "verification"):
         assert f"dashpot.{part}" not in imported["all"]
+
+
+def test_public_modules_are_imported_without_optional_packages():
+    script = [sys.executable, "-c", BASE_SCRIPT, json.dumps([PUBLIC, EXTRAS])]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

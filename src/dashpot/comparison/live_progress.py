@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from typing import TYPE_CHECKING
 
 from dashpot.comparison.progress import StudyProgress, item_label, skipped_text
 from dashpot.utils.terminal import printable
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class LiveProgress(StudyProgress):
     """Progress report with a bar for each worker and one for the study, and a line per finished item."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
         self.bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
