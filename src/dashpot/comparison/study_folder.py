@@ -238,7 +238,8 @@ def _check_format(path: Path, study: Any) -> None:
     found = study.get("format") if isinstance(study, dict) else None
     if found == 1:
         raise RunError(
-            f"{path} was written by an older version of dashpot; use a new folder, or read it with the version that wrote it."
+            f"{path} was written by an older version of dashpot; use a new folder, or read it with the version that "
+            "wrote it."
         )
     if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
         raise RunError(f"{path} was written by a newer version of dashpot; this version reads format {FORMAT}.")
