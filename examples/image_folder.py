@@ -184,4 +184,7 @@ def main(folder=None):
 
 
 if __name__ == "__main__":
-    means = main(*sys.argv[1:])
+    try:
+        means = main(*sys.argv[1:])
+    except dp.DataError as error:
+        sys.exit(str(error))

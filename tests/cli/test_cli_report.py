@@ -38,6 +38,7 @@ def test_report_of_several_comparisons_has_a_profile(dashpot, my_task):
     code, out, _ = dashpot("report", "one", "two", "--reference", "sgd")
     assert (code, out.splitlines()[0]) == (0, "Reading one, two.")
     assert len(re.findall("^rank", out, re.MULTILINE)) == 2
+    assert [re.findall(f"^.+ \\({name}\\)$", out, re.MULTILINE) != [] for name in ("one", "two")] == [True, True]
     assert out.endswith("\nReport: report.html\n")
     assert Path("summary.md").read_text().count(" methods compared") == 2
     assert "(one)" in Path("report.html").read_text()

@@ -62,6 +62,13 @@ def test_csv_regression(capsys):
     assert Path("houses.csv").read_bytes() == first
 
 
+@pytest.mark.parametrize("script", [CSV, IMAGES])
+def test_scripts_without_data_print_only_the_message(script, monkeypatch):
+    monkeypatch.setattr("sys.argv", [script, "missing"])
+    with pytest.raises(SystemExit, match=r"^missing "):
+        runpy.run_path(script, run_name="__main__")
+
+
 def test_csv_metrics_are_in_units_of_the_target():
     write_csv("size,color,y\n" + rows(60))
     task = get(CSV, csv="mine.csv", target="y")

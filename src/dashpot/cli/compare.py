@@ -103,7 +103,7 @@ def compare(
     threads: Threads = None,
     out: Out = None,
 ) -> None:
-    """Compare methods on one task over several seeds; write records, a summary and a report."""
+    """Compare methods on one task over several seeds; print a verdict on every pair, and write a report."""
     plan = parse_looks("compare", looks, seeds)
     count = SEEDS if plan[1] is None else plan[1]
     check_counts("compare", seeds=count, epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from dashpot.utils.format import counted
 
 MOST = 1000
 """Largest number of seeds that is searched."""
+WIDTH = 80
 
 
 class Question(NamedTuple):
@@ -99,8 +101,8 @@ def _sentence(question: Question) -> str:
     difference, sd, methods, margin, level, goal = question
     among = "two methods" if methods == 2 else f"two of {methods} methods"
     parts = [
-        f"{100 * level:.4g} % intervals of the difference of {among}; standard deviation of the\npaired differences "
-        f"{_short(sd)}."
+        f"Half-width: of the simultaneous {100 * level:.4g} % intervals of the difference of {among}. Found: smallest "
+        f"difference with the power {number(goal, 2)}. The paired differences have the standard deviation {_short(sd)}."
     ]
     if difference is not None:
         needed = seeds_needed(difference, sd, methods, goal, level, MOST)
@@ -108,12 +110,12 @@ def _sentence(question: Question) -> str:
     if margin is not None:
         needed = seeds_for_equivalence(margin, sd, methods, goal, level, most=MOST)
         parts.append(_needed(f"Methods with equal means are equivalent within {_short(margin)}", goal, needed))
-    return "\n".join(parts)
+    return "\n".join(textwrap.fill(part, WIDTH) for part in parts)
 
 
 def _needed(event: str, goal: float, needed: int | None) -> str:
     count = f"more than {counted(MOST, 'seed')}" if needed is None else counted(needed, "seed")
-    return f"{event}\nwith a probability of at least {number(goal, 2)} by {count}."
+    return f"{event} with a probability of at least {number(goal, 2)} by {count}."
 
 
 def _numbers(*values: float) -> list[str]:

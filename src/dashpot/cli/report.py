@@ -57,7 +57,8 @@ def report(
     path = report_path(folders) if out is None else out
     write_files(findings, path)
     for each in findings:
-        print(f"\n{text_summary(each)}")
+        title = f"{each.results.task} ({each.results.source})\n\n" if len(findings) > 1 else ""
+        print(f"\n{title}{text_summary(each)}")
     print(f"\nReport: {path}")
 
 

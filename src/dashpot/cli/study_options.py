@@ -37,7 +37,7 @@ Pruner = Annotated[
 ]
 EvaluateEvery = Annotated[
     int | None,
-    Parameter(converter=integer, help="Steps between evaluations; defaults to a twelfth of a run.", group=VERDICT),
+    Parameter(converter=integer, help="Steps between evaluations; defaults to a twelfth of a run."),
 ]
 Jobs = Annotated[
     int, Parameter(converter=integer, help="Number of worker processes, which share the cores.", group=EXECUTION)

@@ -12,7 +12,7 @@ from dashpot.cli.study_options import Storage, Threads, check_threads
 
 
 def worker(
-    folder: Path,
+    folder: Annotated[Path, Parameter(help="Output folder of the study, made by `dashpot compare`.")],
     /,
     *,
     storage: Storage = None,

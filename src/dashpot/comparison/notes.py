@@ -16,8 +16,8 @@ from dashpot.stats.verdicts import decimals, number
 from dashpot.utils.format import counted, ranges
 
 SPLITS = {
-    "validation": "The verdict uses validation data, since there are no test data",
-    "train": "The verdict uses training data, since there are neither test nor validation data",
+    "validation": "The verdict uses validation data, since there are no scores on test data",
+    "train": "The verdict uses training data, since there are no scores on test or validation data",
 }
 MAX_NOTES = 5
 """Number of methods with a note of their own per kind of note."""

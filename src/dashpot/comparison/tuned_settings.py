@@ -36,7 +36,7 @@ def tuning_text(study: Study, outcomes: Mapping[str, Outcome]) -> str:
     done = [key for key in keys if outcomes[key].status == "done" and outcomes[key].score is not None]
     if not done or best is None:
         states = ", ".join(sorted({outcomes[key].status for key in keys}))
-        raise RunError(f"No trial of {name} has a score ({states}); try lower learning rates with --lr or other data.")
+        raise RunError(f"No trial of {name} has a score ({states}); try a lower rate, such as --method {name}:lr=1e-5.")
     score = study.shape["score"]
     sign = -1.0 if score["direction"] == "max" else 1.0
     ranked = sorted(done, key=lambda key: (sign * (outcomes[key].score or 0.0), keys.index(key)))
@@ -77,9 +77,11 @@ def _commands(study: Study, outcomes: Mapping[str, Outcome]) -> str:
     settings = _pairs(best.options)
     train = ["dashpot", "train", given["task"], "--optimizer", spec.method, "--lr", f"{best.lr!r}"]
     train += (["--set", *settings] if settings else []) + schedule + common
-    method = f"{spec.method}:{','.join([f'lr={best.lr!r}', *settings])}"
-    compare = ["dashpot", "compare", given["task"], "--methods", f"{method},sgd", *schedule, *common]
-    return f"Train:   {shlex.join(train)}\nCompare: {shlex.join(compare)}"
+    other = "adamw" if spec.method == "sgd" else "sgd"
+    compare = ["dashpot", "compare", given["task"], "--methods", f"{given['methods']},{other}"]
+    compare += ["--budget", str(study.budget)] + (["--set", *_pairs(given["options"])] if given.get("options") else [])
+    compare += (["--schedule", given["schedule"]] if given.get("schedule") else []) + common
+    return f"Train: {shlex.join(train)}\nCompare, with equal tuning: {shlex.join(compare)}"
 
 
 def _pairs(options: Mapping[str, Any]) -> list[str]:
