@@ -92,15 +92,16 @@ def ranking(findings: Findings, *, sign: str = "+-") -> list[Row]:
     pairs = pairs_of_best(findings)
     digits = score_decimals(findings.methods)
     rows = [_row(findings, each, pairs.get(each.name), digits, sign) for each in findings.methods]
-    return [row._replace(rank=rank) for row, rank in zip(rows, _ranks(findings.methods), strict=True)]
+    return [row._replace(rank=rank) for row, rank in zip(rows, ranks(findings.methods), strict=True)]
 
 
-def _ranks(methods: Sequence[MethodFinding]) -> list[str]:
-    worst, ranks = 0, []
+def ranks(methods: Sequence[MethodFinding]) -> list[str]:
+    """Return the rank of each method: its tie group, "?" in a better group than a method above it, "-" without any."""
+    worst, found = 0, []
     for method in methods:
-        ranks.append("-" if method.group is None else "?" if method.group < worst else str(method.group))
+        found.append("-" if method.group is None else "?" if method.group < worst else str(method.group))
         worst = max(worst, method.group or 0)
-    return ranks
+    return found
 
 
 def _row(findings: Findings, method: MethodFinding, pair: PairFinding | None, digits: int, sign: str) -> Row:

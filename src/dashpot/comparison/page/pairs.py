@@ -11,17 +11,17 @@ from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.ranking import ROWS
 from dashpot.comparison.page.scales import Scale, padded, ranked_limits
-from dashpot.comparison.page.view import Section, View, folded, note, prose, table
+from dashpot.comparison.page.view import Section, View, folded, note, prose, shortened, table
 from dashpot.comparison.table import has_limits
 from dashpot.stats.interval import reverse
-from dashpot.utils.format import counted
+from dashpot.stats.verdicts import more_seeds_text
 
 MOST_COLUMNS = 12
 """Largest number of methods in the matrix of all pairs."""
 MOST_SENTENCES = 200
 WIDE, NARROW = 900.0, 360.0
 ROW, TALL_ROW = 24.0, 40.0
-NAME, WORDS = 150.0, 216.0
+NAME, WORDS = 150.0, 230.0
 AXIS = 38.0
 
 
@@ -42,7 +42,9 @@ def words(pair: PairFinding) -> str:
         return "worse"
     if pair.verdict == "equivalent":
         return "equivalent"
-    return f"undecided: about {counted(pair.more_seeds, 'more seed')}" if pair.more_seeds else "undecided"
+    if not pair.more_seeds:
+        return "undecided"
+    return "undecided: " + more_seeds_text(pair.more_seeds).replace("more than 200 more", "over 200 more")
 
 
 def _forest(view: View) -> str:
@@ -90,7 +92,7 @@ def _drawing(view: View, shown: Sequence[PairFinding], own: Sequence[PairFinding
     scale = Scale(*_limits(view, shown), left, right)
     places = Scale(len(own) + 0.5, 0.5, bottom - 2, 2)
     best = view.methods[0].name
-    name = f"difference from {best}"
+    name = f"difference from {shortened(best, 36)}"
     frame = Frame(width, bottom + AXIS, scale, places, name, "row")
     drawing = Drawing()
     _background(drawing, view, scale, bottom, name, ticks=6 if wide else 4)
@@ -139,8 +141,7 @@ def _interval(drawing: Drawing, pair: PairFinding, scale: Scale, y: float) -> No
 
 
 def _names(drawing: Drawing, pair: PairFinding, y: float, width: float) -> None:
-    name = pair.other if len(pair.other) <= 20 else f"{pair.other[:19]}…"
-    drawing.text(0, y + 4, name, "method")
+    drawing.text(0, y + 4, shortened(pair.other, 18), "method")
     drawing.text(width - 2, y + 4, words(pair), "value", "end")
 
 

@@ -12,6 +12,7 @@ from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.page.panels import Axes, Panel, small_multiples
 from dashpot.comparison.page.view import Section, View, note, table
 from dashpot.comparison.results import Curve
+from dashpot.comparison.score_text import names_text
 from dashpot.stats.profile import Profile, performance_profile, reference_ratios
 
 LIMIT = 16.0
@@ -21,41 +22,53 @@ LIMIT = 16.0
 def overview(views: Sequence[View]) -> Section:
     """Return the overview of several tasks."""
     by_task = [{method.name: method for method in view.methods} for view in views]
-    names = ordered(by_task)
+    names = ordered(views)
     return Section("overview", "All tasks", _table(views, by_task, names) + _profiles(views, by_task, names))
 
 
-def ordered(by_task: Sequence[Mapping[str, MethodFinding]]) -> list[str]:
-    """Return the methods by their mean tie group over the tasks; methods that lack a task are last."""
-    names = list(dict.fromkeys(name for task in by_task for name in task))
+def ordered(views: Sequence[View]) -> list[str]:
+    """Return the methods by their mean tie group over the tasks; methods that lack a task are last.
+
+    The tie group of a method with the rank "?" is that of the method above it.
+    """
+    places = [_places(view) for view in views]
+    names = list(dict.fromkeys(method.name for view in views for method in view.methods))
 
     def key(name: str) -> tuple[int, float]:
-        groups = [task[name].group for task in by_task if name in task and task[name].group is not None]
-        known = [group for group in groups if group is not None]
-        return len(by_task) - len(known), sum(known) / max(1, len(known))
+        known = [place[name] for place in places if name in place]
+        return len(places) - len(known), sum(known) / max(1, len(known))
 
     return sorted(names, key=key)
+
+
+def _places(view: View) -> dict[str, int]:
+    """Return the tie group of each method with a score, at least that of the method above it."""
+    worst, places = 0, {}
+    for method in view.methods:
+        if method.group is not None:
+            worst = max(worst, method.group)
+            places[method.name] = worst
+    return places
 
 
 def lead(views: Sequence[View]) -> str:
     """Return one sentence on the methods that are most often in the best tie group."""
     counts: dict[str, int] = {}
     for view in views:
-        for method in view.methods:
-            counts[method.name] = counts.get(method.name, 0) + (method.group == 1)
+        for name, rank in view.ranks.items():
+            counts[name] = counts.get(name, 0) + (rank == "1")
     most = max(counts.values(), default=0)
     if not most:
         return "No method has a score."
     best = [name for name, count in counts.items() if count == most]
-    shown = ", ".join(best[:4]) + (f" and {len(best) - 4} others" if len(best) > 4 else "")
-    return f"In the best tie group on {most} of {len(views)} tasks: {shown}."
+    return f"In the best tie group on {most} of {len(views)} tasks: {names_text(best)}."
 
 
 def _table(views: Sequence[View], by_task: Sequence[Mapping[str, MethodFinding]], names: Sequence[str]) -> str:
     header = ["method", "best group", *(html.escape(_heading(view)) for view in views)]
     rows = []
     for name in names:
-        best = sum(task[name].group == 1 for task in by_task if name in task)
+        best = sum(view.ranks.get(name) == "1" for view in views)
         cells = [_cell(view, task.get(name)) for view, task in zip(views, by_task, strict=True)]
         rows.append([views[0].named(name), f"{best} of {len(views)}", *cells])
     explained = "Mean score, and number of the tie group in parentheses; shaded: the best tie group of the task."
@@ -69,8 +82,9 @@ def _heading(view: View) -> str:
 def _cell(view: View, method: MethodFinding | None) -> str:
     if method is None or method.mean is None:
         return "–"
-    text = f"{view.mean(method)} ({method.group})"
-    return f'<span class="better">{text}</span>' if method.group == 1 else text
+    rank = view.ranks[method.name]
+    text = f"{view.mean(method)} ({rank})"
+    return f'<span class="better">{text}</span>' if rank == "1" else text
 
 
 def _profiles(views: Sequence[View], by_task: Sequence[Mapping[str, MethodFinding]], names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
 from dashpot.comparison.page.scales import Scale, padded, ranked_limits
-from dashpot.comparison.page.view import Section, View, note, prose, table
+from dashpot.comparison.page.view import Section, View, note, prose, shortened, table
 from dashpot.comparison.table import steps_text
 from dashpot.utils.format import counted, duration
 
@@ -25,7 +25,9 @@ ROW, TALL_ROW = 26.0, 40.0
 GROUP = 24.0
 NAME, VALUE = 150.0, 128.0
 HEAD, AXIS = 18.0, 40.0
-LONGEST = {"wide": 20, "narrow": 26}
+CHARACTER = 7.5
+"""Width of a character of a score."""
+LONGEST = {"wide": 18, "narrow": 26}
 """Largest number of characters of a name in the chart."""
 
 
@@ -56,7 +58,7 @@ def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str)
     wide = kind == "wide"
     row, width = (ROW, WIDE) if wide else (TALL_ROW, NARROW)
     bottom = HEAD + row * len(ranked)
-    left, right = (GROUP + NAME, WIDE - VALUE) if wide else (GROUP + 4, NARROW - 8)
+    left, right = (GROUP + NAME, WIDE - _value_width(view)) if wide else (GROUP + 4, NARROW - 8)
     scale = Scale(*_limits(view), left, right)
     places = Scale(len(ranked) + 0.5, 0.5, bottom, HEAD)
     frame = Frame(width, bottom + AXIS, scale, places, view.score_name, "place")
@@ -65,7 +67,7 @@ def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str)
     drawing.text(0, 11, "tie group, method" if limits else "method", "name")
     drawing.text(width - 2, 11, "mean ± 95 %" if limits else "score", "name", "end")
     if limits:
-        _groups(drawing, ranked, row, width)
+        _groups(drawing, view, ranked, row, width)
     _axis(drawing, view, scale, bottom, width)
     series: list[Readout] = []
     dots = _has_dots(ranked)
@@ -80,17 +82,17 @@ def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str)
     return plot(frame, title, drawing.body(), series if wide else (), kind)
 
 
-def _groups(drawing: Drawing, ranked: Sequence[MethodFinding], row: float, width: float) -> None:
+def _groups(drawing: Drawing, view: View, ranked: Sequence[MethodFinding], row: float, width: float) -> None:
     """Shade every second tie group, and mark the groups with several methods by a bracket."""
-    for group, first, count in _spans(ranked):
+    for rank, first, count in _spans(view, ranked):
         top, height = HEAD + row * first, row * count
-        if group % 2 == 0:
+        if rank.isdigit() and int(rank) % 2 == 0:
             place = f'x="0" y="{short(top)}" width="{short(width)}" height="{short(height)}"'
             drawing.add(f'<rect class="shade" {place}/>')
-        drawing.text(0, top + height / 2 + 4, str(group), "group")
+        drawing.text(0, top + height / 2 + 4, rank, "group")
         if count > 1:
             low, high = short(top + 5), short(top + height - 5)
-            drawing.add(f'<path class="bracket" d="M18 {low}h-4V{high}h4"/>')
+            drawing.add(f'<path class="bracket" d="M21 {low}h-4V{high}h4"/>')
 
 
 def _has_dots(ranked: Sequence[MethodFinding]) -> bool:
@@ -101,12 +103,13 @@ def _has_limits(view: View) -> bool:
     return any(view.half_width(method.mean) for method in view.methods)
 
 
-def _spans(ranked: Sequence[MethodFinding]) -> Iterator[tuple[int, int, int]]:
-    """Yield group, index of the first method, and number of methods of each run of methods of one group."""
+def _spans(view: View, ranked: Sequence[MethodFinding]) -> Iterator[tuple[str, int, int]]:
+    """Yield rank, index of the first method, and number of methods of each run of methods with one rank."""
+    names = [view.ranks[method.name] for method in ranked]
     first = 0
     for index in range(1, len(ranked) + 1):
-        if index == len(ranked) or ranked[index].group != ranked[first].group:
-            yield ranked[first].group or 0, first, index - first
+        if index == len(ranked) or names[index] != names[first] or names[first] == "?":
+            yield names[first], first, index - first
             first = index
 
 
@@ -137,13 +140,20 @@ def _row(drawing: Drawing, method: MethodFinding, scale: Scale, y: float, *, dot
         drawing.dot(scale.place(mean.estimate), y, 4.6, "mean")
 
 
+def _value(view: View, method: MethodFinding) -> str:
+    return f"{view.mean(method)} {view.half_width(method.mean)}".strip()
+
+
+def _value_width(view: View) -> float:
+    """Return the width of the column of scores, with the same distance to the plot in all drawings."""
+    return max(VALUE, *(24 + CHARACTER * len(_value(view, method)) for method in view.methods))
+
+
 def _words(drawing: Drawing, view: View, method: MethodFinding, y: float, width: float, longest: int) -> None:
     """Write the name of a method and its score."""
-    name = method.name if len(method.name) <= longest else f"{method.name[: longest - 1]}…"
-    drawing.text(GROUP + 4, y + 4, name, "method")
+    drawing.text(GROUP + 4, y + 4, shortened(method.name, longest), "method")
     assert method.mean is not None
-    value = f"{view.mean(method)} {view.half_width(method.mean)}".strip()
-    drawing.text(width - 2, y + 4, value, "value", "end")
+    drawing.text(width - 2, y + 4, _value(view, method), "value", "end")
 
 
 def _readouts(view: View, method: MethodFinding, place: int, *, dots: bool) -> list[Readout]:
@@ -173,10 +183,10 @@ def _legend(view: View, ranked: Sequence[MethodFinding]) -> str:
         f"Large dot: mean over {counted(len(view.findings.seeds), 'seed')}{seeds}.",
         f"Line: 95 % confidence interval of the mean{kind}.",
     ]
-    if any(count > 1 for _, _, count in _spans(ranked)):
+    if any(count > 1 for _, _, count in _spans(view, ranked)):
         parts.append("Brackets: tie groups, whose methods are not separated from the best of the group.")
-    if len(list(_spans(ranked))) > len({method.group for method in ranked}):
-        parts.append("The scores of a method further down than its group vary too much for a verdict.")
+    if "?" in view.ranks.values():
+        parts.append("?: the scores vary too much for a verdict against a better group.")
     parts.append("Comparisons of two methods use the differences of each seed, which vary less than the scores.")
     return note(*parts, arrows)
 
@@ -197,7 +207,7 @@ def _table(view: View) -> str:
         "difference to best": _to_best,
         "" if target is None else f"steps to {general(target, 6)}": _steps,
         "CPU time": _cpu,
-        "runs": _runs if any(set(method.counts) - {"done"} for method in view.methods) else _nothing,
+        "completed runs": _runs if any(set(method.counts) - {"done"} for method in view.methods) else _nothing,
     }
     cells = {name: [column(view, method) for method in view.methods] for name, column in columns.items()}
     shown = {name: column for name, column in cells.items() if set(column) != {"–"}}
@@ -214,7 +224,7 @@ def _cpu(_: View, method: MethodFinding) -> str:
 
 
 def _group(view: View, method: MethodFinding) -> str:
-    return str(method.group) if method.group is not None and _has_limits(view) else "–"
+    return view.ranks[method.name].replace("-", "–") if _has_limits(view) else "–"
 
 
 def _mean(view: View, method: MethodFinding) -> str:
@@ -238,4 +248,6 @@ def _steps(view: View, method: MethodFinding) -> str:
 
 
 def _runs(_: View, method: MethodFinding) -> str:
-    return ", ".join(f"{count} {status}" for status, count in method.counts.items()) or "none"
+    """Return the numbers of runs by status; the first one is that of the completed runs."""
+    others = [f"{count} {status}" for status, count in method.counts.items() if status != "done"]
+    return ", ".join([str(method.counts.get("done", 0)), *others])

@@ -70,7 +70,7 @@ def _linear_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    places = -math.floor(math.log10(step) + 1e-9)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     values = [index * step for index in range(first, last + 1)]
     return [(value, _label(value, places)) for value in values]
@@ -85,17 +85,22 @@ def _log_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
             break
     else:
         inside = inside[:: -(-len(inside) // most)]
+    if len(inside) < 2:
+        return _linear_ticks(low, high, most)
     return [(value, bare(f"{value:g}")) for value in inside]
 
 
 def _label(value: float, places: int) -> str:
-    """Return the label of a tick.
+    """Return the label of a tick at a multiple of 10 to the power of minus `places`.
 
-    >>> _label(-0.002, 3), _label(0.0, 3), _label(2e7, 0)
-    ('−.002', '0', '2e+07')
+    >>> _label(-0.002, 3), _label(0.0, 3), _label(2e7, -7), _label(12345678.0, 0), _label(5e-7, 7)
+    ('−.002', '0', '2e+07', '12345678', '5e−07')
     """
-    text = "0" if value == 0 else f"{value:.{places}f}" if abs(value) < 1e6 else f"{value:g}"
-    return bare(text)
+    if value == 0:
+        return "0"
+    if abs(value) < 1e6 and places < 6:
+        return bare(f"{value:.{max(0, places)}f}")
+    return bare(f"{value:.{max(1, math.floor(math.log10(abs(value))) + places + 1)}g}")
 
 
 def padded(low: float, high: float, *, log: bool = False) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import Findings, MethodFinding
 from dashpot.comparison.page.number_text import bare, score, signed, with_minus
 from dashpot.comparison.score_text import mean_text, score_decimals
-from dashpot.comparison.table import difference_text, pairs_of_best
+from dashpot.comparison.table import difference_text, pairs_of_best, ranks
 from dashpot.figures.charts import legend_entry, swatch
 from dashpot.figures.method_styles import Style
 from dashpot.figures.palette import css_color
@@ -79,6 +79,11 @@ class View:
         return "–" if method.mean is None else bare(mean_text(method.mean, self._decimals)[0])
 
     @cached_property
+    def ranks(self) -> dict[str, str]:
+        """Rank of each method, which is that in the table of the terminal."""
+        return dict(zip((method.name for method in self.methods), ranks(self.methods), strict=True))
+
+    @cached_property
     def differences(self) -> dict[str, str]:
         """Difference of each method to the best as text, by method."""
         pairs = pairs_of_best(self.findings).items()
@@ -99,6 +104,16 @@ class View:
         if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
             return ""
         return f"± {bare(mean_text(interval, self._decimals)[1])}"
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a name with at most `most` characters; names often differ at their ends, which are kept.
+
+    >>> shortened("adam", 8), shortened("adam:lr=0.01", 8)
+    ('adam', 'adam:…01')
+    """
+    tail = (most - 1) * 2 // 5
+    return name if len(name) <= most else f"{name[: most - 1 - tail]}…{name[-tail:]}"
 
 
 def prose(text: str) -> str:
