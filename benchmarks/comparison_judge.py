@@ -134,7 +134,7 @@ def is_claim(headline: str, left_out: str = "") -> bool:
 
 
 def looks_rate(kind: str, methods: int, studies: int, seed: int = 0) -> float:
-    """Return the share of group-sequential studies, in percent, with a difference in a sentence at any look.
+    """Return the share of group-sequential studies, in percent, whose text states a difference at any look.
 
     A study ends at the first look that decides all pairs.
     """
