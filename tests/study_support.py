@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -14,6 +18,26 @@ from dashpot.tasks import Problem, Target, Task, accuracy
 
 TIMES = ("cpu_s", "wall_s", "memory_bytes")
 """Recorded values that differ between runs."""
+
+
+class Killed(BaseException):
+    """Exception that simulates a killed process by ending the loop without cleanup."""
+
+
+@contextmanager
+def killed_at(module: Any, name: str, nth: int) -> Iterator[None]:
+    """Expect the block to be killed before the n-th call of a function in a module."""
+    real, calls = getattr(module, name), itertools.count(1)
+
+    def failing(*args: Any) -> Any:
+        if next(calls) == nth:
+            raise Killed
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, failing)
+        with pytest.raises(Killed):
+            yield
 
 
 def build(seed: int) -> Problem:

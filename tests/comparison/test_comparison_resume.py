@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from study_support import diverging, finished, numbers, study, toy
+from study_support import Killed, diverging, finished, killed_at, numbers, study, toy
 
 from dashpot.comparison import Interrupted, Study, StudyProgress, known_entries, read_run, run_study
 from dashpot.comparison import execution as execution_module
@@ -19,10 +19,6 @@ from dashpot.training.state import checkpoint_file
 from dashpot.utils.rng_state import seed_all
 
 STEPS = 12
-
-
-class Killed(BaseException):
-    """Exception that simulates a killed process by ending the loop without cleanup."""
 
 
 class KillAt(StudyProgress):
@@ -73,19 +69,10 @@ def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
 
 @pytest.mark.parametrize(("module", "place"), [(execution_module, "append_line"), (checkpoint_file, "write")])
 @pytest.mark.parametrize("nth", [1, 2])
-def test_kill_around_writing_an_epoch_resumes_to_identical_results(tmp_path, monkeypatch, module, place, nth):
+def test_kill_around_writing_an_epoch_resumes_to_identical_results(tmp_path, module, place, nth):
     whole = numbers(finished(tmp_path / "whole"))
-    real, count = getattr(module, place), itertools.count(1)
-
-    def failing(*args):
-        if next(count) == nth:
-            raise Killed
-        return real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, place, failing)
-        with pytest.raises(Killed):
-            finished(tmp_path / "out")
+    with killed_at(module, place, nth):
+        finished(tmp_path / "out")
     assert numbers(finished(tmp_path / "out")) == whole
 
 

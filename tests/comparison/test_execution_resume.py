@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 from item_support import build_with_test, example_study, run_item, with_test
-from study_support import numbers
+from study_support import Killed, killed_at, numbers
 
 from dashpot.comparison import Interrupted, StudyFolder, entry, known_entries, read_run
 from dashpot.comparison import execution as execution_module
@@ -20,10 +20,6 @@ from dashpot.utils.strict_json import encode
 
 KEY = "run/adam/0"
 STEPS, EVERY = 12, 5
-
-
-class Killed(BaseException):
-    """Exception that simulates a killed process by ending the loop without cleanup."""
 
 
 def study(name="adam", **settings):
@@ -89,18 +85,9 @@ def test_every_method_resumes_to_identical_results(tmp_path, name):
         *((checkpoint_file, "write", nth) for nth in (1, 2)),
     ],
 )
-def test_kill_at_any_write_resumes_to_identical_results(tmp_path, monkeypatch, whole, module, place, nth):
-    real, count = getattr(module, place), itertools.count(1)
-
-    def failing(*args):
-        if next(count) == nth:
-            raise Killed
-        return real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, place, failing)
-        with pytest.raises(Killed):
-            run_item(study(), tmp_path)
+def test_kill_at_any_write_resumes_to_identical_results(tmp_path, whole, module, place, nth):
+    with killed_at(module, place, nth):
+        run_item(study(), tmp_path)
     run_item(study(), tmp_path)
     assert content(tmp_path) == whole
 

@@ -40,7 +40,7 @@ def ranking(view: View) -> Section:
 
 def _chart(view: View, ranked: Sequence[MethodFinding], start: int) -> str:
     key = f"{view.prefix}ranking{f'-{start}' if start else ''}"
-    drawings = "".join(_drawing(view, ranked, start, kind) for kind in ("wide", "narrow"))
+    drawings = "".join(_drawing(view, ranked, kind) for kind in ("wide", "narrow"))
     return f'<figure id="{key}">\n{drawings}\n</figure>\n'
 
 
@@ -54,7 +54,7 @@ def _limits(view: View) -> tuple[float, float]:
     return padded(min([low, *scores]), max([high, *scores]))
 
 
-def _drawing(view: View, ranked: Sequence[MethodFinding], start: int, kind: str) -> str:
+def _drawing(view: View, ranked: Sequence[MethodFinding], kind: str) -> str:
     wide = kind == "wide"
     row, width = (ROW, WIDE) if wide else (TALL_ROW, NARROW)
     bottom = HEAD + row * len(ranked)
