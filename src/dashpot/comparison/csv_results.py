@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def results_of_csv(
     Args:
         path: CSV file; see `dashpot.comparison.csv_table.read_rows`.
         metric: Metric that ranks methods, the title of a column with or without its data. Default: accuracy, else loss,
-            else the only metric.
+            else the only metric; training data count only if there are no others.
         direction: "max" or "min". Default: "max" for accuracies, "min" for losses and errors.
         target: Target of the metric, finite, or None.
         margin: Largest irrelevant difference of the score, > 0, or None.
@@ -71,7 +71,7 @@ def results_of_csv(
         ),
         facts=(("File", path.name), ("Rows", f"{len(rows)} of {counted(len(runs), 'run')}")),
         source=str(path),
-        remarks=_remarks(runs),
+        remarks=(*_remarks(runs), *_late(runs, rule), *_ignored(columns)),
     )
 
 
@@ -82,9 +82,10 @@ def _score_titles(columns: Columns, metric: str | None) -> tuple[str, ...]:
     if metric is not None:
         chosen = [t for t in by_split if t.lower() == metric.lower()] or _of_metric(by_split, metric.lower())
         if not chosen:
-            raise unknown("metric", metric, [*columns.metrics, *known])
+            raise unknown("metric", metric, list(dict.fromkeys([*columns.metrics, *known])))
         return tuple(chosen)
-    preferred = [name for name in PREFERRED if name in known]
+    judged = {name for split, name in by_split.values() if split != "train"} or set(known)
+    preferred = [name for name in PREFERRED if name in judged]
     if not preferred and len(known) > 1:
         raise ArgumentError(f"{OWNER}: metric must be one of {', '.join(known)} (--metric), got None.")
     return tuple(_of_metric(by_split, (preferred or known)[0]))
@@ -153,3 +154,24 @@ def _remarks(runs: Sequence[JudgedRun]) -> tuple[str, ...]:
     if len(ends) > 1:
         remarks.append(f"The runs have different lengths, {ends[0]} to {ends[-1]} steps; each score is the last value.")
     return (*remarks, *diverged_remarks(runs))
+
+
+def _late(runs: Sequence[JudgedRun], rule: ScoreRule) -> Iterator[str]:
+    """Yield a remark on completed runs without a value of the score at their end, at which other runs have one."""
+    name = f"{rule.split} {rule.metric}"
+    done = [run for run in runs if run.status == "done"]
+    last = {(run.method, run.seed): int(run.curves[name].steps[-1]) for run in done}
+    ends = {step for run in runs for step in last.values() if step == run.steps}
+    late = [run for run in done if last[run.method, run.seed] < run.steps and run.steps in ends]
+    if late:
+        run, more = late[0], len(late) - 1
+        others = f", and likewise {counted(more, 'more run')}" if more else ""
+        yield (
+            f"{run.method} seed {run.seed} has no {rule.metric} after step {last[run.method, run.seed]} of {run.steps}"
+            f"{others}; if it diverged, its values must be nan."
+        )
+
+
+def _ignored(columns: Columns) -> Iterator[str]:
+    if columns.texts:
+        yield f"Columns of text are ignored: {', '.join(columns.texts)}."

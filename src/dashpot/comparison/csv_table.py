@@ -7,12 +7,13 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from dashpot.errors import DataError
+from dashpot.utils.terminal import printable
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "step": ("step", "steps", "iteration", "global_step"),
@@ -22,6 +23,10 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 """Accepted titles of the required columns, in lower case."""
 DELIMITERS = ",;\t|"
 LARGEST = 2**53
+HEAD = 2**16
+"""Number of characters in which the titles are searched to find the delimiter."""
+MISSING = frozenset(("", "NA", "N/A", "null", "None"))
+"""Cells of missing values."""
 
 
 class CsvRow(NamedTuple):
@@ -34,43 +39,70 @@ class CsvRow(NamedTuple):
     values: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Columns:
-    """Positions of the columns of a table: required ones by name, and metrics by title."""
+    """Columns of a table.
+
+    Attributes:
+        keys: Positions of the required columns by name.
+        metrics: Positions of the metrics by title.
+        count: Number of columns.
+        numeric: Titles of the columns with numbers.
+        texts: For each column with text, the first line with it, and the text.
+    """
 
     keys: Mapping[str, int]
-    metrics: Mapping[str, int]
+    metrics: dict[str, int]
     count: int
+    numeric: set[str] = field(default_factory=set)
+    texts: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def read_rows(path: Path) -> tuple[Columns, list[CsvRow]]:
     """Read a table with the columns step, seed, method and at least one metric, in any order.
 
     Titles are compared without case. The delimiter is a comma, semicolon, tab or bar; with semicolons, numbers may have
-    decimal commas. Empty cells of metrics are missing values; "nan" and "inf" are values.
+    decimal commas. Empty cells of metrics, and "NA", "null" and "None", are missing values; "nan" and "inf" are values.
+    Columns that contain only text are no metrics. Lines before the titles that start with "#" are comments.
 
     Args:
         path: CSV file in UTF-8.
 
+    Returns:
+        The columns, those with numbers as metrics, and the rows.
+
     Raises:
-        DataError: If the file cannot be read or is empty, or a column is missing, repeated or without numbers. The
-            message names the line of a bad row.
+        DataError: If the file cannot be read or is empty, or a column is missing, repeated or partly without numbers.
+            The message names the line of a bad row.
     """
     text = _text(path)
     delimiter = _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not a valid CSV line ({error}).") from error
-    lines = [(number, cells) for number, cells in lines if any(cells)]
-    if not lines:
+    lines = _lines(path, text, delimiter)
+    titles = next((cells for _, cells in lines if not cells[0].startswith("#")), None)
+    if titles is None:
         raise DataError(f"{path} is empty; a table of runs has the columns step, seed, method and a metric.")
-    columns = _columns(path, lines[0][1])
-    rows = [_row(path, number, cells, columns, decimal=delimiter == ";") for number, cells in lines[1:]]
+    columns = _columns(path, titles)
+    rows = [_row(path, number, cells, columns, decimal=delimiter == ";") for number, cells in lines]
     if not rows:
         raise DataError(f"{path} has a header but no rows.")
+    for title in columns.texts:
+        del columns.metrics[title]
+    if not columns.metrics:
+        title, found = next(iter(columns.texts.items()))
+        raise _not_a_number(path, title, *found)
     return columns, rows
+
+
+def _lines(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of each line that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for line in reader:
+            cells = [cell.strip() for cell in line]
+            if any(cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not a valid CSV line ({error}).") from error
 
 
 def _text(path: Path) -> str:
@@ -83,8 +115,8 @@ def _text(path: Path) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """Return the delimiter that is most frequent in the first line that is not empty."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    """Return the delimiter that is most frequent in the first line that is neither empty nor a comment."""
+    header = next((line for line in text[:HEAD].splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     return max(DELIMITERS, key=header.count)
 
 
@@ -112,17 +144,27 @@ def _row(path: Path, line: int, cells: Sequence[str], columns: Columns, *, decim
     method = cells[columns.keys["method"]]
     if not method:
         raise DataError(f"{path}, line {line}: the method is empty.")
+    if not method.isprintable():
+        raise DataError(f"{path}, line {line}: the method contains an invisible character, {printable(method)[:60]!r}.")
     step, seed = (_count(path, line, name, cells[columns.keys[name]]) for name in ("step", "seed"))
-    values = {
-        title: _number(path, line, title, cells[k], decimal=decimal) for title, k in columns.metrics.items() if cells[k]
-    }
+    values = {}
+    for title, k in columns.metrics.items():
+        if cells[k] not in MISSING:
+            value = _number(cells[k], decimal=decimal)
+            if value is not None:
+                values[title] = value
+                columns.numeric.add(title)
+            else:
+                columns.texts.setdefault(title, (line, cells[k]))
+            if title in columns.numeric and title in columns.texts:
+                raise _not_a_number(path, title, *columns.texts[title])
     return CsvRow(line, method, seed, step, values)
 
 
 def _count(path: Path, line: int, name: str, text: str) -> int:
     """Parse an integer, which other programs may write as 100.0 or 1e3."""
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)
     except ValueError:
         value = math.nan
     if not (0 <= value <= LARGEST and value == int(value)):
@@ -130,12 +172,16 @@ def _count(path: Path, line: int, name: str, text: str) -> int:
     return int(value)
 
 
-def _number(path: Path, line: int, title: str, text: str, *, decimal: bool) -> float:
+def _not_a_number(path: Path, title: str, line: int, text: str) -> DataError:
+    return DataError(f"{path}, line {line}: {title} must be a number, got {text[:60]!r}.")
+
+
+def _number(text: str, *, decimal: bool) -> float | None:
+    """Return a number; None for text."""
     try:
-        return float(text.replace(",", ".") if decimal else text)
+        return None if "_" in text else float(text.replace(",", ".") if decimal else text)
     except ValueError:
-        pass
-    raise DataError(f"{path}, line {line}: {title} must be a number, got {text[:60]!r}.")
+        return None
 
 
 _SPLIT = re.compile(r"(train|training|val|valid|validation|eval|evaluation|dev|test)[ _/.-]+(.+)", re.IGNORECASE)
