@@ -183,6 +183,10 @@ def test_run_without_the_metric_is_unfinished(read):
         ("\n\n", "is empty"),
         ("step,seed,method,loss\n", "has a header but no rows"),
         ("seed,method,loss\n0,a,1\n", "has no column 'step'; its columns are 'seed', 'method', 'loss'"),
+        (
+            f"step,{','.join(f'run {k} - loss' for k in range(99))}\n",
+            "'run 6 - loss' and 92 more. Each row must have one",
+        ),
         ("step,seed,method\n0,0,a\n", "has no column of a metric"),
         ("step,steps,seed,method,loss\n0,0,0,a,1\n", "has more than one column 'step'"),
         ("step,seed,method,loss,Loss\n0,0,a,1,1\n", "has more than one column 'loss'"),

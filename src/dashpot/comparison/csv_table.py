@@ -27,6 +27,8 @@ HEAD = 2**16
 """Number of characters in which the titles are searched to find the delimiter."""
 MISSING = frozenset(("", "NA", "N/A", "null", "None"))
 """Cells of missing values."""
+MOST_TITLES = 8
+"""Number of titles in an error message; tables with a column per run have many."""
 
 
 class CsvRow(NamedTuple):
@@ -130,7 +132,12 @@ def _columns(path: Path, titles: Sequence[str]) -> Columns:
         found = [k for k, title in enumerate(lower) if title in accepted]
         if len(found) != 1:
             problem = "more than one" if found else "no"
-            raise DataError(f"{path} has {problem} column {name!r}; its columns are {', '.join(map(repr, titles))}.")
+            more = f" and {len(titles) - MOST_TITLES} more" if len(titles) > MOST_TITLES else ""
+            raise DataError(
+                f"{path} has {problem} column {name!r}; its columns are "
+                f"{', '.join(map(repr, titles[:MOST_TITLES]))}{more}. Each row must have one step, seed and method, "
+                "as in step,seed,method,loss."
+            )
         keys[name] = found[0]
     metrics = {title: k for k, title in enumerate(titles) if title and k not in keys.values()}
     if not metrics:
