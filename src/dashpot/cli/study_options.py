@@ -88,6 +88,8 @@ def tuning_design(command: str, budget: int, tune: str | None, sampler: str, pru
     for name in chosen:
         if name not in SETTINGS:
             raise unknown("setting to tune", name, SETTINGS)
+    if not chosen:
+        raise ArgumentError(f"{command}: --tune must name at least one of {', '.join(SETTINGS)}, got {tune!r}.")
     if tune is not None and not budget:
         raise ArgumentError(f"{command}: --tune requires --budget, the number of trials per method.")
     return {"budget": budget, "tune": chosen, "sampler": sampler, "pruner": pruner}
@@ -124,9 +126,12 @@ def parse_rates(items: Sequence[str]) -> dict[str, float]:
     for item in items:
         method, _, value = item.partition("=")
         try:
-            rates[method] = float(value)
+            rate = float(value)
         except ValueError as error:
             raise ArgumentError(f"--lr must be METHOD=VALUE with a number, got {item!r}.") from error
+        if method in rates:
+            raise ArgumentError(f"{method}: --lr must be given once, got {rates[method]} and {rate}.")
+        rates[method] = rate
     return rates
 
 

@@ -30,6 +30,7 @@ from dashpot.cli.study_options import (
 )
 from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
 from dashpot.cli.values import integer
+from dashpot.errors import ArgumentError
 from dashpot.runs.method_specs import parse_methods
 from dashpot.utils.optional_packages import need
 
@@ -63,11 +64,16 @@ def tune(
     check_counts("tune", budget=budget, epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
     check_threads("tune", threads)
     need("tune", "optuna", "scipy", extra="study")
-    parse_methods(method)
+    if len(parse_methods(method)) > 1:
+        raise ArgumentError(
+            f"tune: --method must be one method, got {method!r}; dashpot compare --methods {method} --budget {budget} "
+            "tunes several."
+        )
     design = {**tuning_design("tune", budget, tune, sampler, pruner), "evaluate_every": evaluate_every}
     arguments, spec = pairs("--set", set), named_task(name, task, batch_size, task_options)
     print_first_line(f"Tuning {method} on {spec['task']}.")
     from dashpot.comparison.tuned_settings import tuning_text
+    from dashpot.runs.search_space import default_values, settings_of
     from dashpot.runs.study_names import StudyNames
 
     study = StudyNames(
@@ -80,6 +86,12 @@ def tune(
         epochs=epochs,
         design={**design, "threads": threads},
     ).study()
+    [entry] = study.entries
+    if not study.trials(entry.name):
+        raise ArgumentError(
+            f"tune: {entry.name} has none of the settings {', '.join(study.tune)}; known: "
+            f"{', '.join(settings_of(default_values(entry)))}."
+        )
     target = out or Path("runs") / f"tune-{file_name(study.task.name)}-{file_name(method)}"
     outcomes = execute_study(study, target, storage=storage, jobs=jobs)
     print(f"\n{tuning_text(study, outcomes)}")

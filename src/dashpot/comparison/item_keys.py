@@ -14,7 +14,7 @@ def trial_keys(settings: Mapping[str, Any], method: str | None = None) -> list[s
     """Return the keys of all tuning trials, or of those of a method, ordered by number and then by method."""
     tuning = settings["tuning"]
     methods = [name for name in settings["methods"] if tuning["spaces"].get(name) and method in (None, name)]
-    return [f"trial/{name}/{number}" for number in range(tuning["budget"]) for name in methods]
+    return [f"trial/{name}/{number}" for number in range(tuning["budget"] if methods else 0) for name in methods]
 
 
 def run_keys(settings: Mapping[str, Any]) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from dashpot.constraints import Interval, OneOf
 
 SETTINGS = ("lr", "weight_decay", "momentum", "warmup")
 """Settings that tuning can vary."""
-BUDGET = Interval(0, math.inf, "left", integer=True)
+BUDGET = Interval(0, 10_000, "both", integer=True)
 SAMPLERS = OneOf(("qmc", "tpe"))
 PRUNERS = OneOf(("none", "median"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -123,12 +124,27 @@ def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str
         raise RunError(f"The storage must be a URL, such as postgresql://user@host/database, got {spec!r}.")
     with quiet():
         if spec.startswith(("redis://", "rediss://")):
-            base = optuna.storages.JournalStorage(optuna.storages.journal.JournalRedisBackend(spec))
+            base = _redis(optuna, spec)
         else:
             from dashpot.scheduling.database import connect
 
             base = connect(spec, limit)
     return Storage(base, without_passwords(spec), limit=limit, notify=notify)
+
+
+def _redis(optuna: Any, url: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.storages.JournalStorage(optuna.storages.journal.JournalRedisBackend(url))
+    except ImportError:
+        raise RunError(f"The storage {without_passwords(url)} needs redis: pip install redis.") from None
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        raise RunError(
+            f"The storage {without_passwords(url)} cannot be reached: {reason(error)}; check address and password."
+        ) from None
 
 
 def _journal(optuna: Any, path: Path) -> Any:
