@@ -10,7 +10,6 @@ from cli_support import refused
 
 DEEP = "[" * 5_000 + "]" * 5_000
 VALUES = ("'text'", "nan", "-inf", "-1", "1" + "0" * 400, "[]", "{}", "true", "'../../x'", "[1, 'a']", DEEP)
-MEANINGFUL = {("task", "'text'"), ("schedule", "'text'")}
 
 
 @pytest.fixture
