@@ -10,12 +10,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from study_support import Killed, diverging, finished, killed_at, numbers, study, toy
+from study_support import Killed, diverging, finished, numbers, study, toy
 
-from dashpot.comparison import Interrupted, Study, StudyProgress, known_entries, read_run, run_study
-from dashpot.comparison import execution as execution_module
+from dashpot.comparison import Interrupted, Study, StudyProgress, read_run, run_study
 from dashpot.errors import RunError
-from dashpot.training.state import checkpoint_file
 from dashpot.utils.rng_state import seed_all
 
 STEPS = 12
@@ -42,17 +40,6 @@ def test_kill_after_any_step_resumes_to_identical_results(tmp_path):
         assert numbers(finished(out, "adam", schedule="cosine")) == whole
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if k % 4 else ()) for k, name in enumerate(known_entries())],
-)
-def test_every_method_resumes_to_identical_results(tmp_path, name):
-    whole = numbers(finished(tmp_path / "whole", name))
-    with pytest.raises(Killed):
-        run_study(study(name), tmp_path / "out", progress=KillAt(6))
-    assert numbers(finished(tmp_path / "out", name)) == whole
-
-
 def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
     names, seeds = ("sgd", "adam"), (0, 1)
     whole = numbers(finished(tmp_path / "whole", *names, seeds=seeds))
@@ -65,15 +52,6 @@ def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
             assert kills < STEPS * 4
     assert kills > 3
     assert numbers(runs) == whole
-
-
-@pytest.mark.parametrize(("module", "place"), [(execution_module, "append_line"), (checkpoint_file, "write")])
-@pytest.mark.parametrize("nth", [1, 2])
-def test_kill_around_writing_an_epoch_resumes_to_identical_results(tmp_path, module, place, nth):
-    whole = numbers(finished(tmp_path / "whole"))
-    with killed_at(module, place, nth):
-        finished(tmp_path / "out")
-    assert numbers(finished(tmp_path / "out")) == whole
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200])

@@ -192,22 +192,6 @@ def test_pruned_trial_resumes_if_its_end_was_not_written(tmp_path, monkeypatch):
     assert (ended.status, len(record(tmp_path / "out", key).loss)) == ("pruned", 10)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
-def test_unreadable_checkpoint_error_names_file_and_fix(tmp_path, content):
-    kill(tmp_path, 7)
-    StudyFolder(tmp_path).checkpoint("adam", 0).write_bytes(content)
-    with pytest.raises(RunError, match=r"adam-seed0\.ckpt .*Delete it to restart the run"):
-        run_item(study(), tmp_path)
-
-
-def test_record_shorter_than_its_checkpoint_is_rejected(tmp_path):
-    kill(tmp_path, 7)
-    path = StudyFolder(tmp_path).item_record(KEY)
-    os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(RunError, match="it is shorter than when the checkpoint was written"):
-        run_item(study(), tmp_path)
-
-
 def test_full_disk_leaves_the_item_unfinished(tmp_path, monkeypatch, whole):
     real, count = os.fsync, itertools.count(1)
 
