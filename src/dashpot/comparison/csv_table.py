@@ -65,7 +65,7 @@ def read_rows(path: Path) -> tuple[Columns, list[CsvRow]]:
 
     Titles are compared without case. The delimiter is a comma, semicolon, tab or bar; with semicolons, numbers may have
     decimal commas. Empty cells of metrics, and "NA", "null" and "None", are missing values; "nan" and "inf" are values.
-    Columns that contain only text are no metrics. Lines before the titles that start with "#" are comments.
+    Columns that contain only text are not metrics. Lines before the titles that start with "#" are comments.
 
     Args:
         path: CSV file in UTF-8.
