@@ -157,6 +157,11 @@ def test_log_rank_of_equal_groups_is_one():
     assert log_rank(steps, reached, steps, reached) == 1
 
 
+@pytest.mark.parametrize("count", [3, 100])
+def test_log_rank_of_runs_that_end_at_one_step_is_one(count):
+    assert log_rank([5] * count, [True] * count, [5] * count, [True] * count) == 1
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_smallest_p_value_is_the_share_of_two_splits(count):
     found = log_rank([1] * count, [True] * count, [9] * count, [False] * count)

@@ -11,7 +11,7 @@ import numpy as np
 from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.results import Array, Curve, JudgedRun, Results
 from dashpot.comparison.score_matrix import ScoreMatrix
-from dashpot.comparison.target_findings import ratio_to_reference, survival
+from dashpot.comparison.target_findings import evaluation_spacing, ratio_to_reference, survival
 from dashpot.stats import Interval
 from dashpot.stats.best_of import expected_best
 from dashpot.stats.differences import mean_interval
@@ -33,15 +33,18 @@ def method_findings(
         reference: Method to which the steps to the target are related.
     """
     resolution = matrix.resolution
+    spacing = evaluation_spacing(results)
+    names = matrix.methods if reference is not None else ()
+    ratios = {name: ratio_to_reference(results, name, str(reference), spacing) for name in names}
     ranks = [*groups, *[None] * (len(matrix.methods) - len(groups))]
     return tuple(
-        _finding(results, name, matrix.values[k], ranks[k], reference, resolution)
+        _finding(results, name, matrix.values[k], ranks[k], ratios.get(name), resolution)
         for k, name in enumerate(matrix.methods)
     )
 
 
 def _finding(
-    results: Results, name: str, scores: Array, group: int | None, reference: str | None, resolution: float
+    results: Results, name: str, scores: Array, group: int | None, ratio: Interval | None, resolution: float
 ) -> MethodFinding:
     runs = results.of(name)
     known = scores[np.isfinite(scores)]
@@ -55,7 +58,7 @@ def _finding(
         steps_to_target=median,
         reached=sum(math.isfinite(run.steps_to_target) for run in runs),
         survival=curve,
-        step_ratio=None if reference is None else ratio_to_reference(results, name, reference),
+        step_ratio=ratio,
         counts=dict(Counter(run.status for run in runs)),
         best_of=_best_of(results, name),
         sensitivity=_sensitivity(results, name),

@@ -49,11 +49,17 @@ def survival(results: Results, method: str) -> tuple[float | None, Curve | None]
     return median_steps(*found), Curve(curve.steps, curve.share)
 
 
-def ratio_to_reference(results: Results, method: str, reference: str) -> Interval | None:
-    """Return the steps to the target relative to those of the reference, with a 95 % interval."""
+def ratio_to_reference(results: Results, method: str, reference: str, spacing: float) -> Interval | None:
+    """Return the steps to the target relative to those of the reference, with a 95 % interval.
+
+    Args:
+        results: Results of the comparison.
+        method: Method in the numerator.
+        reference: Method in the denominator.
+        spacing: Number of steps between evaluations, from `evaluation_spacing`.
+    """
     if method == reference or results.rule.target is None:
         return None
-    spacing = evaluation_spacing(results)
     return step_ratio(*steps_to_target(results, method), *steps_to_target(results, reference), spacing=spacing)
 
 

@@ -174,7 +174,9 @@ def _asymptotic(a: Times, b: Times) -> float:
     from scipy import stats
 
     first, second = (stats.CensoredData(uncensored=x.steps[x.reached], right=x.steps[~x.reached]) for x in (a, b))
-    return float(stats.logrank(first, second).pvalue)
+    with np.errstate(invalid="ignore"):
+        p = float(stats.logrank(first, second).pvalue)
+    return 1.0 if np.isnan(p) else p  # no variance: all runs reach the target at one step
 
 
 def _kaplan_meier(found: Times) -> tuple[Array, Array, Array]:
