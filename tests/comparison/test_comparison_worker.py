@@ -195,7 +195,7 @@ def test_lost_storage_ends_the_study_with_the_command_that_resumes(tmp_path, mon
     monkeypatch.setattr(Storage, "attempt", real)
     message = str(lost.value)
     assert "has not answered" in message
-    assert message.endswith(f"{tmp_path / 'out'} has 1 of 2 runs. Resume with: dashpot x")
+    assert message.endswith(f"{tmp_path / 'out'} has 2 of 2 runs. Resume with: dashpot x")
     again = AtStep(1, pytest.fail)  # the records of both runs are complete
     assert numbers(run_study(study("sgd", "adam"), tmp_path / "out", storage=url, progress=again)) == whole
 
