@@ -88,13 +88,14 @@ def _more(interval: Interval, margin: float | None, sd: float, seeds: int, metho
     typical = half_width(1.0, seeds, methods, interval.level)
     spread = max(sd, (interval.high - interval.low) / 2 / typical, 1e-12 * abs(interval.estimate), 1e-300)
     most = seeds + MANY_SEEDS - 1
-    options = [seeds_needed(interval.estimate, spread, methods, level=interval.level, most=most)]
-    if margin:
+    needed = seeds_needed(interval.estimate, spread, methods, level=interval.level, most=most)
+    fewer = most if needed is None else needed - 1
+    if margin and fewer > seeds:
         difference = interval.estimate
-        options.append(
-            seeds_for_equivalence(margin, spread, methods, level=interval.level, difference=difference, most=most)
+        needed = (
+            seeds_for_equivalence(margin, spread, methods, level=interval.level, difference=difference, most=fewer)
+            or needed
         )
-    needed = min((option for option in options if option is not None), default=None)
     return MANY_SEEDS if needed is None else max(needed - seeds, 1)
 
 
