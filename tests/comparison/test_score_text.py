@@ -94,3 +94,8 @@ def test_steps_to_target_are_whole_numbers():
     made = case("two seeds")
     found = judge(replace(made, runs=tuple(replace(run, steps_to_target=12_345_678.0) for run in made.runs)))
     assert {row.steps for row in ranking(found)} == {"12345678"}
+
+
+def test_markdown_shows_names_with_formulas_and_markup_as_they_are():
+    found = judge(scored(SCORES, names=("$a_1$", "~~b~~", "*c*")))
+    assert all(text in markdown_summary(found) for text in (r"\$a_1\$", r"\~\~b\~\~", r"\*c\*"))

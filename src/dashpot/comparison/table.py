@@ -240,4 +240,4 @@ def _wrapped(text: str, width: int, indent: str = "") -> str:
 
 def _escaped(text: str) -> str:
     """Escape the characters that start HTML or Markdown markup."""
-    return "".join(f"\\{c}" if c in "\\`*[<&" else c for c in printable(text))
+    return "".join(f"\\{c}" if c in "\\`*[<&$~" else c for c in printable(text))
