@@ -122,7 +122,7 @@ def test_option_errors_do_not_load_torch():
         "Unknown experiment 'averges': did you mean 'averages'?",
         "experiment: seeds must be an integer in [2, inf), got 1.",
         "compare: --jobs must be an integer in [1, inf), got 0.",
-        "compare: --budget must be an integer in [0, inf), got -1.",
+        "compare: --budget must be an integer in [0, 10000], got -1.",
         "Unknown setting to tune 'momentm': did you mean 'momentum'?",
         "compare: --tune requires --budget, the number of trials per method.",
         "compare: --sampler must be one of 'qmc', 'tpe', got 'random'.",
