@@ -131,7 +131,7 @@ def test_option_errors_do_not_load_torch():
         "compare: --seeds must be the last of --looks, 10, got 7.",
         "compare: --sensitivity must be an integer in [0, 3], got 4.",
         "compare: --margin must be a number in (0, inf), got 0.0.",
-        "tune: --budget must be an integer in [1, inf), got 0.",
+        "tune: --budget must be an integer in [1, 10000], got 0.",
     ]
     for sentence, (code, out, err) in zip(sentences, run_without_torch(words), strict=True):
         assert (code, out) == (2, "")

@@ -79,9 +79,11 @@ def check_threads(command: str, threads: int | None) -> None:
     check(command, "threads", threads, THREADS)
 
 
-def tuning_design(command: str, budget: int, tune: str | None, sampler: str, pruner: str) -> dict[str, Any]:
-    """Return the arguments of `Study` on tuning, after checking them."""
-    check(command, "--budget", budget, BUDGET)
+def tuning_design(
+    command: str, budget: int, tune: str | None, sampler: str, pruner: str, *, budgets: Interval = BUDGET
+) -> dict[str, Any]:
+    """Return the arguments of `Study` on tuning, after checking them; `budgets` are the allowed budgets."""
+    check(command, "--budget", budget, budgets)
     check(command, "--sampler", sampler, SAMPLERS)
     check(command, "--pruner", pruner, PRUNERS)
     chosen = SETTINGS if tune is None else tuple(filter(None, tune.split(",")))

@@ -32,6 +32,7 @@ from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, T
 from dashpot.cli.values import integer
 from dashpot.errors import ArgumentError
 from dashpot.runs.method_specs import parse_methods
+from dashpot.runs.tuning_options import POSITIVE_BUDGET
 from dashpot.utils.optional_packages import need
 
 
@@ -61,7 +62,7 @@ def tune(
 
     Trial 0 uses the default settings. The same command resumes an interrupted search.
     """
-    check_counts("tune", budget=budget, epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
+    check_counts("tune", epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
     check_threads("tune", threads)
     need("tune", "optuna", "scipy", extra="study")
     if len(parse_methods(method)) > 1:
@@ -69,7 +70,10 @@ def tune(
             f"tune: --method must be one method, got {method!r}; dashpot compare --methods {method} --budget {budget} "
             "tunes several."
         )
-    design = {**tuning_design("tune", budget, tune, sampler, pruner), "evaluate_every": evaluate_every}
+    design = {
+        **tuning_design("tune", budget, tune, sampler, pruner, budgets=POSITIVE_BUDGET),
+        "evaluate_every": evaluate_every,
+    }
     arguments, spec = pairs("--set", set), named_task(name, task, batch_size, task_options)
     print_first_line(f"Tuning {method} on {spec['task']}.")
     from dashpot.comparison.tuned_settings import tuning_text
