@@ -7,8 +7,8 @@ import time
 from typing import TextIO
 
 from dashpot.runs.eta import ProgressEstimate
+from dashpot.runs.records import Epoch
 from dashpot.runs.table import score_text
-from dashpot.training import Epoch
 from dashpot.utils.format import duration
 from dashpot.utils.terminal import printable
 

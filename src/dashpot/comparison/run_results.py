@@ -12,7 +12,6 @@ from dashpot.comparison.results import JudgedRun, Results
 from dashpot.comparison.run_groups import method_names
 from dashpot.errors import RunError
 from dashpot.runs.records import COMPARABLE, Run, check_header
-from dashpot.training.run.folder import RunFolder, shell_quoted
 from dashpot.utils.format import ranges
 
 
@@ -30,6 +29,8 @@ def results_of_runs(paths: Sequence[Path]) -> Results:
         RunError: If a folder is not that of a run, a record is damaged, a method has two runs with the same seed, or
             the runs have different tasks, settings of the task, or scores.
     """
+    from dashpot.training.run.folder import shell_quoted  # reports of studies need no training loop
+
     records = [_record(Path(path)) for path in paths]
     _check_same_task(records)
     names = method_names(records)
@@ -63,6 +64,8 @@ def results_of_runs(paths: Sequence[Path]) -> Results:
 
 
 def _record(path: Path) -> Run:
+    from dashpot.training.run.folder import RunFolder
+
     run = RunFolder.open(path).run()
     if run is None:
         raise RunError(f"{path} has no record to report; the run has not started.")

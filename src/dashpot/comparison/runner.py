@@ -17,7 +17,6 @@ from dashpot.comparison.sessions import write_session
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.study_items import finished, items
 from dashpot.comparison.study_queue import open_queue
-from dashpot.comparison.worker import Worker
 from dashpot.comparison.worker_process import threads_per_worker, worker_command, worker_environment
 from dashpot.comparison.worker_times import WorkerTimes
 from dashpot.constraints import check
@@ -144,6 +143,8 @@ class _Session:
         start, times = time.perf_counter(), WorkerTimes()
         try:
             if jobs == 1:
+                from dashpot.comparison.worker import Worker  # a finished study needs no training loop
+
                 worker = Worker(
                     self.study, queue, self.folder, self.progress, check_interrupt, self.command, {}, self.known, times
                 )

@@ -248,8 +248,7 @@ def _halves(seeds: int, methods: int, level: float) -> tuple[tuple[float, Array]
     tukey = tukey_factor(level, methods, degrees) * np.sqrt(total / degrees)
 
     def halves(share: int) -> Array:
-        both = np.maximum(tukey, stats.t.isf(tail / share, seeds - 1) * np.sqrt(own / (seeds - 1))[:, None])
-        return np.sort(both, axis=None).reshape(_POINTS, -1).mean(1)
+        return _thinned(np.maximum(tukey, stats.t.isf(tail / share, seeds - 1) * np.sqrt(own / (seeds - 1))[:, None]))
 
     return (1 - SPHERICITY_LEVEL, halves(OWN_SHARE)), (SPHERICITY_LEVEL, halves(pairs))
 
@@ -262,7 +261,12 @@ def _resampled_halves(own: Array, seeds: int, level: float) -> Array:
     t, z = stats.t.isf((1 - level) / 2, seeds - 1), stats.norm.isf((1 - level) / 2)
     skewness = np.sqrt(6 * (seeds - 2) / ((seeds + 1) * (seeds + 3)))
     a = skewness / (6 * np.sqrt(seeds)) * stats.norm.ppf((np.arange(_POINTS) + 0.5) / _POINTS)
-    return np.sqrt(own / (seeds - 1))[:, None] * t / z * (z + np.maximum(a * (1 + 2 * z**2), 0))
+    return _thinned(np.sqrt(own / (seeds - 1))[:, None] * t / z * (z + np.maximum(a * (1 + 2 * z**2), 0)))
+
+
+def _thinned(halves: Array) -> Array:
+    """Return equally probable values as fewer ones: means of consecutive values in sorted order."""
+    return np.sort(halves, axis=None).reshape(_POINTS, -1).mean(1)
 
 
 def _chi_square(degrees: int) -> Array:
