@@ -145,3 +145,12 @@ def test_decimals_follow_intervals_and_scores():
 @pytest.mark.parametrize(("count", "text"), [(5, "a, b, c, d and e"), (6, "a, b, c, d and 2 others")])
 def test_names_text(count, text):
     assert names_text(list("abcdefgh")[:count]) == text
+
+
+def test_legend_explains_the_rank_of_methods_that_vary_too_much():
+    unranked, ranked = judge(case("everything")), judge(case("plain"))
+    assert "?" in [row.rank for row in ranking(unranked)]
+    assert "?" not in [row.rank for row in ranking(ranked)]
+    for summary in (text_summary, markdown_summary):
+        assert "Rank ?: not separated" in " ".join(summary(unranked).split())
+        assert "Rank ?" not in summary(ranked)

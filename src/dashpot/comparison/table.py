@@ -21,6 +21,8 @@ LEAST_NAME = 12
 WORDS = {"better": "worse", "equivalent": "equivalent", "undecided": "undecided"}
 """Verdicts on a pair, from the side of the method with the worse mean."""
 
+UNRANKED = "Rank ?: not separated from the best method, because the differences vary too much."
+
 
 class Row(NamedTuple):
     """Cells of a method in the ranking table."""
@@ -190,7 +192,8 @@ def _legend(findings: Findings, sign: str) -> str:
     if not any(method.mean and math.isfinite(method.mean.high - method.mean.low) for method in findings.methods):
         return ""
     verdicts = " Verdicts compare methods seed by seed." if any(map(has_limits, findings.pairs)) else ""
-    return f"{sign}: 95 % confidence interval of the mean.{verdicts}"
+    varied = f" {UNRANKED}" if "?" in ranks(findings.methods) else ""
+    return f"{sign}: 95 % confidence interval of the mean.{verdicts}{varied}"
 
 
 def text_table(findings: Findings, *, width: int = WIDTH) -> str:
