@@ -179,3 +179,11 @@ def test_additional_seeds_follow_the_width_of_the_interval():
     narrow, wide = Interval(0.01, -0.0024, 0.0224), Interval(0.01, -0.24, 0.26)
     assert verdict(narrow, sd=0.01, seeds=5).more_seeds < 20
     assert verdict(wide, sd=0.01, seeds=5).more_seeds == MANY_SEEDS
+
+
+@pytest.mark.parametrize("near", [0.004, 0.0004, 0.00004, 3e-6])
+def test_a_limit_of_a_separated_pair_never_reads_as_zero(near):
+    for interval in (Interval(0.014, near, 0.027), Interval(-0.014, -0.027, -near)):
+        limits = interval_text(interval).split(" interval ")[1].rstrip(")").split(" to ")
+        assert all(float(limit) != 0 for limit in limits)
+    assert "-.001 to" in interval_text(Interval(0.013, -0.0012, 0.027))

@@ -161,12 +161,19 @@ def more_seeds_text(more: int) -> str:
 
 
 def interval_text(interval: Interval) -> str:
-    """Format an estimate with its interval; the half-width has two significant digits.
+    """Format an estimate with its interval.
 
+    The half-width has two significant digits. An interval that excludes 0 has decimals until no limit reads as 0.
+
+    >>> interval_text(Interval(0.014, 0.0002, 0.027))
+    '.0140 (95 % interval .0002 to .0270)'
     >>> interval_text(Interval(0.0123, 0.0061, 0.0185)), interval_text(Interval(12.34, 9.9, 14.8, level=0.9875))
     ('.0123 (95 % interval .0061 to .0185)', '12.3 (98.75 % interval 9.9 to 14.8)')
     """
     digits = decimals((interval.high - interval.low) / 2 or abs(interval.estimate))
+    if interval.excludes(0.0):
+        nearest = min(abs(interval.low), abs(interval.high))
+        digits = max(digits, decimals(nearest, 1)) if nearest < 0.5 * 10.0**-digits else digits
     estimate, low, high = (number(value, digits) for value in (interval.estimate, interval.low, interval.high))
     return f"{estimate} ({100 * interval.level:.4g} % interval {low} to {high})"
 
