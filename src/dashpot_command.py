@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    return 2 if run is None else run(sys.argv[1:])
+    code = 2 if run is None else run(sys.argv[1:])
+    gc.freeze()  # at exit, Python would search the objects of torch for garbage, for most of a second
+    return code
 
 
 def _load() -> Callable[[Sequence[str]], int] | None:

@@ -41,6 +41,7 @@ from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, T
 from dashpot.cli.values import integer
 from dashpot.constraints import Interval, check, unknown
 from dashpot.runs.method_specs import parse_methods
+from dashpot.utils.garbage import no_collection
 from dashpot.utils.optional_packages import need
 
 TABLES = ("fashion-mnist",)
@@ -119,20 +120,22 @@ def compare(
     arguments, rates = pairs("--set", set), parse_rates(lr or [])
     spec = named_task(name, task, batch_size, task_options)
     print_first_line(f"Comparing {methods or 'the standard methods'} on {spec['task']}.")
-    from dashpot.runs.study_names import StudyNames
+    with no_collection():
+        from dashpot.runs.study_names import StudyNames
 
-    study = StudyNames(
-        **spec,
-        data_dir=None if data_dir is None else str(data_dir),
-        methods=methods,
-        rates=rates,
-        options=arguments,
-        schedule=schedule,
-        seeds=count,
-        epochs=epochs,
-        target=target,
-        design={**design, "threads": threads},
-    ).study()
+        study = StudyNames(
+            **spec,
+            data_dir=None if data_dir is None else str(data_dir),
+            methods=methods,
+            rates=rates,
+            options=arguments,
+            schedule=schedule,
+            seeds=count,
+            epochs=epochs,
+            target=target,
+            design={**design, "threads": threads},
+        ).study()
+        study.settings()  # creates every optimizer, which imports a large part of torch
     folder = out or Path("runs") / f"compare-{file_name(study.task.name)}"
     compare_study(study, folder, storage=storage, jobs=jobs)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dashpot.cli.command_words import command_line
 from dashpot.utils.format import counted
+from dashpot.utils.garbage import no_collection
 
 if TYPE_CHECKING:
     from dashpot.runs.study import Study
@@ -32,7 +33,8 @@ def compare_study(study: Study, out: Path, *, storage: str | None = None, jobs: 
     from dashpot.comparison.report_files import judged, report_path, write_files
     from dashpot.comparison.table import text_summary
 
-    findings = judged([results_of_folder(out)])
+    with no_collection():
+        findings = judged([results_of_folder(out)])  # imports scipy.stats
     print(f"\n{text_summary(findings[0])}\n", flush=True)
     page = report_path([out])
     write_files(findings, page)
