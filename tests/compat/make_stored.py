@@ -78,7 +78,7 @@ def make_command(out: Path, name: str, words: str, resume: str, steps: int, coll
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, steps)
         assert stored.command(patch, words) == 130
-    shutil.copytree(name, "interrupted")
+    shutil.copytree(name, "interrupted", ignore=shutil.ignore_patterns(".workers"))
     with pytest.MonkeyPatch.context() as patch:
         assert stored.command(patch, resume) == 0
     Path(f"{name}.json").write_text(json.dumps(collect(Path(name)), indent=1) + "\n")

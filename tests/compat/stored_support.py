@@ -257,7 +257,7 @@ COMPARE = (
     "compare task.py:build --methods sgd,adam,autosgm-1 --seeds 1 --epochs 3 --schedule cosine --threads 1 --out study "
     "--lr sgd=0.1 adam=0.05 autosgm-1=0.01"
 )
-TIMES = ("cpu_s", "wall_s")
+COSTS = ("cpu_s", "wall_s", "memory_bytes")
 
 
 def command(monkeypatch, words: str) -> int:
@@ -269,15 +269,15 @@ def command(monkeypatch, words: str) -> int:
 
 
 def measured(record: Path) -> dict[str, Any]:
-    """Return all numbers of a record except for times."""
+    """Return all numbers of a record except for times and memory."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "steps"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
     return {
         "loss": [value for line in steps for value in line["loss"]],
         "lr": [line["lr"] for line in steps],
-        "epochs": [{key: value for key, value in line.items() if key not in TIMES} for line in epochs],
-        "end": lines[-1],
+        "epochs": [{key: value for key, value in line.items() if key not in COSTS} for line in epochs],
+        "end": {key: value for key, value in lines[-1].items() if key not in COSTS},
     }
 
 

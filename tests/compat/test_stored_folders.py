@@ -62,3 +62,11 @@ def test_stored_study_resumes_to_the_stored_records(folder, monkeypatch, capsys)
 def test_report_of_the_stored_study(folder, monkeypatch, capsys):
     assert command(monkeypatch, "report study") == 0
     assert "sgd" in (folder / "study" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("words", ["report study-format-1", COMPARE.replace("--out study", "--out study-format-1")])
+def test_study_of_the_previous_format_is_rejected_unchanged(words, folder, monkeypatch, capsys):
+    before = {path: path.read_bytes() for path in (folder / "study-format-1").rglob("*") if path.is_file()}
+    assert command(monkeypatch, words) == 2
+    assert "was written by an older version of dashpot; use a new folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (folder / "study-format-1").rglob("*") if path.is_file()} == before

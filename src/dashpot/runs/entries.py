@@ -107,7 +107,7 @@ def entry(
 
     >>> entry("autosgm-3", "digits", lr=0.01).call(steps=100)
     'dashpot.AutoSGM(model.parameters(), lr=0.01, numerator=3)'
-    >>> print(entry("sgd", "digits", schedule="1cycle", options={"momentum": 0.9}).call(steps=100))
+    >>> print(entry("sgd", "digits", lr=0.1, schedule="1cycle", options={"momentum": 0.9}).call(steps=100))
     dashpot.SGD(model.parameters(), lr=0.1, momentum=0.9,
         schedule={'lr': OneCycle(steps=100, ...), 'momentum': OneCycleMomentum(steps=100, ...)})
     """
