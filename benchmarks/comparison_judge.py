@@ -1,10 +1,10 @@
 """Error rates of the whole judgement of comparisons, from the results of runs to headline and sentences.
 
-    python benchmarks/comparison_judge.py [--studies 400] [--seed 0] [--only null,looks,sentences,equivalence,seeds]
+    python benchmarks/comparison_judge.py
 
-Each study draws accuracies of 2, 6 or 9 methods on 3, 5, 10 or 20 seeds: .88, plus an effect of the seed with the
-standard deviation .005, plus noise with the standard deviation .01 (times .88 to 1 for bounded scores). All methods
-have equal means, so that every verdict is false. The noise is
+prints the tables of "The whole judgement" and "Additional seeds" in docs/statistics.md. Each study draws accuracies of
+2, 6 or 9 methods on 3, 5, 10 or 20 seeds: .88, plus an effect of the seed with the standard deviation .005, plus noise
+with the standard deviation .01. All methods have equal means, so that every verdict is false. The noise is
 
 * Gaussian, "t" (Student's with 3 degrees of freedom), or "skewed" (lognormal, standard deviation .75 of the logarithm);
 * "unequal": Gaussian with standard deviations .005 to .02, evenly spaced over the methods;
@@ -12,6 +12,9 @@ have equal means, so that every verdict is false. The noise is
 * "one diverged": Gaussian, and exactly one run of the last method diverges; pairs of that method do not count;
 * "discrete": fractions of 297 images, binomial with the probability .97 for all methods and seeds;
 * "correlated": Gaussian, with a standard deviation .05 of the effect of the seed.
+
+Further tables: the group-sequential error rate, false equivalence at the margin, the verdicts after additional seeds,
+and the error rate of seeds added without a plan.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import argparse
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +44,7 @@ METHODS = (2, 6, 9)
 SEEDS = (3, 5, 10, 20)
 LOOKS = (5, 10, 20)
 NOISE, UNTRAINED, IMAGES = 0.01, 0.1, 297
+MARGIN = 2 * NOISE
 CLAIM = re.compile(r"is best|is better|are worse|is worse")
 """Words of a headline or sentence that states a difference."""
 
@@ -201,17 +205,17 @@ def first_pair(values: Array):
     return next(pair for pair in found.pairs if {pair.better, pair.other} == {"method-0", "method-1"})
 
 
-def equivalence_rate(kind: str, methods: int, seeds: int, margin: float, studies: int, seed: int = 0) -> float:
-    """Return the share of studies, in percent, with a false equivalence of the first method, which differs by `margin`.
+def equivalence_rate(kind: str, methods: int, seeds: int, studies: int, seed: int = 0) -> float:
+    """Return the share of studies, in percent, with a false equivalence of the first method, which differs by `MARGIN`.
 
     Discrete scores are rounded to fractions of 297 images after the shift.
     """
     false = 0
-    for values in draws((margin,), kind, methods, seeds, studies, seed):
-        values[0] += margin
+    for values in draws((MARGIN,), kind, methods, seeds, studies, seed):
+        values[0] += MARGIN
         if kind == "discrete":
             values[0] = np.round(values[0] * IMAGES) / IMAGES
-        found = judge(results(values, margin=margin))
+        found = judge(results(values, margin=MARGIN))
         false += any(pair.verdict == "equivalent" and "method-0" in (pair.better, pair.other) for pair in found.pairs)
     return 100 * false / studies
 
@@ -220,69 +224,85 @@ def equivalence_rate(kind: str, methods: int, seeds: int, margin: float, studies
 
 
 def null_table(studies: int, seed: int) -> str:
-    """Return false verdicts and coverage for all kinds of scores."""
-    rows = []
+    """Return false verdicts and coverage for all kinds of scores, and two statements on all studies."""
+    rows, named, contradictions = [], 0.0, 0.0
     for methods in METHODS:
         for kind in KINDS:
             if kind == "one diverged" and methods == 2:
                 continue
             rates = [null_rates(kind, methods, seeds, studies, seed) for seeds in SEEDS]
-            cells = [f"{x.sentence:.1f} / {x.headline:.1f} / {x.joint:.1f} / {x.mean:.1f}" for x in rates]
-            rows.append([str(methods), kind, *cells, f"{max(x.contradictions for x in rates):.0f}"])
-    return table(["methods", "scores", *(f"{n} seeds" for n in SEEDS), "contradictions"], rows)
+            rows.append([str(methods), kind, *(f"{x.sentence:.1f} / {x.mean:.1f}" for x in rates)])
+            contradictions = max(contradictions, *(x.contradictions for x in rates))
+            if methods > 2:
+                named = max(named, *(x.headline for x in rates))
+    return (
+        f"{table(['methods', 'scores', *(f'{n} seeds' for n in SEEDS)], rows, left=2)}\n\n"
+        f"Headlines of 6 or 9 methods that state a difference: at most {named:.1f}.\n"
+        f"Intervals that contradict their p-values: at most {contradictions:.1f}."
+    )
 
 
 def looks_table(studies: int, seed: int) -> str:
-    """Return error rates of group-sequential studies."""
-    kinds = [kind for kind in KINDS if kind != "one diverged"]
-    rows = [[kind, *(f"{looks_rate(kind, methods, studies, seed):.1f}" for methods in METHODS)] for kind in kinds]
-    return table(["scores", *(f"{methods} methods" for methods in METHODS)], rows)
-
-
-def seeds_table(studies: int, seed: int) -> str:
-    """Return the verdicts after the additional seeds, and the error rate without a plan."""
-    rows = []
-    for methods in (2, 6):
-        for seeds in (5, 10):
-            cells = []
-            for difference in (0.0, 0.005, 0.01, 0.02):
-                rate, more = added_seeds_rate(difference, methods, seeds, studies, seed)
-                cells.append(f"{rate:.0f} ({more:.0f} more)")
-            rows.append([str(methods), str(seeds), *cells, f"{repeated_rate(methods, seeds, studies, seed):.1f}"])
-    return table(["methods", "seeds", "0", "half a sd", "1 sd", "2 sd", "error rate"], rows)
+    """Return error rates of group-sequential studies of two methods."""
+    kinds = ("Gaussian", "t", "divergence", "discrete")
+    return table(kinds, [[f"{looks_rate(kind, 2, studies, seed):.1f}" for kind in kinds]], left=0)
 
 
 def equivalence_table(studies: int, seed: int) -> str:
-    """Return rates of false equivalence at the margin."""
+    """Return rates of false equivalence of two methods."""
     rows = [
-        [str(methods), kind, f"{margin:g}"]
-        + [f"{equivalence_rate(kind, methods, seeds, margin, studies, seed):.1f}" for seeds in SEEDS]
-        for methods in (2, 6)
+        [kind, *(f"{equivalence_rate(kind, 2, seeds, studies, seed):.1f}" for seeds in SEEDS)]
         for kind in ("Gaussian", "t", "skewed", "discrete")
-        for margin in (0.02, 0.05)
     ]
-    return table(["methods", "scores", "margin", *(f"{n} seeds" for n in SEEDS)], rows)
+    return table(["scores", *(f"{n} seeds" for n in SEEDS)], rows)
+
+
+def seeds_table(studies: int, seed: int) -> str:
+    """Return the verdicts after the additional seeds."""
+    rows = []
+    for methods in (2, 6):
+        for seeds in (5, 10):
+            found = [added_seeds_rate(d * NOISE, methods, seeds, studies, seed) for d in (0, 0.5, 1, 2)]
+            rows.append([str(methods), str(seeds), *(f"{rate:.0f} % ({more:.0f})" for rate, more in found)])
+    heads = ["methods", "seeds", "no difference", "half a standard deviation of a method", "one", "two"]
+    return table(heads, rows, left=0)
+
+
+def repeated_table(studies: int, seed: int) -> str:
+    """Return error rates of seeds added once without a plan."""
+    rows = [[str(m), *(f"{repeated_rate(m, n, studies, seed):.1f}" for n in (5, 10))] for m in (2, 6)]
+    return table(["methods", "5 seeds", "10 seeds"], rows, left=0)
+
+
+class Table(NamedTuple):
+    """A table, and the number of studies of each condition."""
+
+    title: str
+    made: Callable[[int, int], str]
+    studies: int
 
 
 TABLES = {
-    "null": ("Difference in a sentence / in the headline / joint coverage / coverage of means", null_table),
-    "looks": ("Difference at any look of 5, 10, 20 seeds", looks_table),
-    "seeds": ("Verdicts after the additional seeds, for differences in standard deviations", seeds_table),
-    "equivalence": ("False equivalence at the margin", equivalence_table),
+    "null": Table("Any false verdict / coverage of the intervals of single means", null_table, 300),
+    "looks": Table("Any false verdict at the looks 5, 10, 20", looks_table, 300),
+    "equivalence": Table("False equivalence at a margin of 2 standard deviations", equivalence_table, 300),
+    "seeds": Table("Verdict on an undecided pair after the additional seeds (median number)", seeds_table, 200),
+    "repeated": Table("Any false verdict if seeds are added once without a plan", repeated_table, 1000),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Error rates of the whole judgement of comparisons.")
-    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--studies", type=int, help="studies of each condition (default: as in docs/statistics.md)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(TABLES), help="names of tables, separated by commas")
     given = parser.parse_args()
     start = time.process_time()
-    print(f"{stamp()} {given.studies} studies of each condition; numbers in percent.\n")
+    print(f"{stamp()} Numbers in percent.\n")
     for name in given.only.split(","):
-        title, made = TABLES[name]
-        print(f"{title}\n\n{made(given.studies, given.seed)}\n", flush=True)
+        title, made, studies = TABLES[name]
+        studies = given.studies or studies
+        print(f"{title}; {studies} studies of each condition\n\n{made(studies, given.seed)}\n", flush=True)
     print(f"{time.process_time() - start:.0f} s of CPU time")
 
 

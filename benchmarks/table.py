@@ -21,9 +21,9 @@ _SHORT = {
 }
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table with right-aligned columns after the first."""
-    lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *rows]
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table with right-aligned columns after the first `left` ones."""
+    lines = [heads, [*[":--"] * left, *["--:"] * (len(heads) - left)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
