@@ -18,6 +18,7 @@ from dashpot.experiments import parameter_changes_figures as figures
 from dashpot.experiments.intervals import mean_interval, verdict_of
 from dashpot.experiments.progress import report_progress
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
+from dashpot.figures.series_data import evenly_spaced
 from dashpot.optimizers.adam_variants import QHAdam
 from dashpot.optimizers.autosgm import AutoSGM
 from dashpot.optimizers.base import Optimizer
@@ -298,5 +299,4 @@ def _bound_curves(found: Dynamics) -> dict[str, list[float]]:
 def _path(found: Dynamics) -> list[list[float]]:
     """Return the path of the elements with the smallest and the largest curvature."""
     path = found["weight"].path[:, [0, -1]]
-    drawn = np.unique(np.linspace(0, len(path) - 1, DRAWN).round().astype(int))
-    return path[drawn].T.tolist()
+    return path[evenly_spaced(len(path), DRAWN)].T.tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def series_data(figure: Figure, tagged: Sequence[tuple[Axes, Any, Tag]]) -> dict
         points = _points(ax, artist) if tag.role == VALUES else None
         if points is None or not len(points):
             continue
-        x, y = (_rounded(column) for column in _evenly(points).T)
+        x, y = (rounded(column.tolist()) for column in _evenly(points).T)
         if x not in places:
             places.append(x)
         item = {"k": tag.key, "n": tag.name, "a": every.index(ax), "x": places.index(x), "y": y}
@@ -74,7 +74,7 @@ def _range(ax: Axes, name: str) -> list[Any]:
     places = np.zeros((TABLE, 2))
     places[:, column] = np.linspace(0, 1, TABLE)
     values = ax.transData.inverted().transform(ax.transAxes.transform(places))[:, column]
-    return [low, high, _rounded(values)]
+    return [low, high, rounded(values.tolist())]
 
 
 def series_color(artist: Any) -> str:
@@ -107,14 +107,25 @@ def is_curve(ax: Axes, artist: Any) -> bool:
 
 
 def _evenly(points: Array) -> Array:
-    """Return at most `MOST_VALUES` points at evenly spaced positions, including both ends."""
-    chosen = np.linspace(0, len(points) - 1, min(MOST_VALUES, len(points))).round().astype(int)
-    return points[np.unique(chosen)]
+    return points[evenly_spaced(len(points), MOST_VALUES)]
 
 
-def _rounded(values: Array) -> list[float | None]:
-    """Return numbers with five significant digits, and None for infinity and NaN."""
-    return [_number(value) for value in values.tolist()]
+def evenly_spaced(count: int, most: int) -> npt.NDArray[np.intp]:
+    """Return at most `most` of the indices below `count` at equal distances, including both ends.
+
+    >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2, 3).tolist(), evenly_spaced(0, 3).tolist()
+    ([0, 4, 8], [0, 1], [])
+    """
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.intp)
+
+
+def rounded(values: Iterable[float]) -> list[float | None]:
+    """Return numbers with five significant digits, and None for infinity and NaN.
+
+    >>> rounded([0.1234567, 3.0, float("inf")])
+    [0.12346, 3, None]
+    """
+    return [_number(value) for value in values]
 
 
 def _number(value: float) -> float | None:

@@ -8,10 +8,9 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
 from dashpot.comparison.findings import Findings
-from dashpot.comparison.results import Curve, Results
+from dashpot.comparison.page.seed_curves import thin
+from dashpot.comparison.results import Results
 from dashpot.figures.tags import slug
 
 MOST_ROWS = 12_000
@@ -78,14 +77,9 @@ def _curves(results: Results) -> Iterator[Sequence[object]]:
     curves = [(run, name, curve) for run in results.runs for name, curve in run.curves.items()]
     points = max(2, MOST_ROWS // max(1, len(curves)))
     for run, name, curve in curves:
-        steps, values = _thinned(curve, points)
+        steps, values = thin(curve, points)
         for step, value in zip(steps.tolist(), values.tolist(), strict=True):
             yield run.method, run.seed, name, f"{step:.10g}", f"{value:.5g}"
-
-
-def _thinned(curve: Curve, points: int) -> Curve:
-    chosen = np.unique(np.linspace(0, len(curve.steps) - 1, min(points, len(curve.steps))).round().astype(int))
-    return Curve(curve.steps[chosen], curve.values[chosen])
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:

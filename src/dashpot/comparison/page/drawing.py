@@ -1,4 +1,9 @@
-"""Elements of charts as SVG: axes, lines, bands, marks, and the values that the script of a page shows."""
+"""Elements of charts as SVG: axes, lines, bands, marks, and the values that the script of a page shows.
+
+Figures of matplotlib would exceed the limit of the size of a page: each panel repeats the curves of all methods, and
+each figure has a second drawing for narrow screens. The page of 9 methods with 5 seeds and tuning would have 1200 kB
+instead of 340 kB.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ import numpy as np
 
 from dashpot.comparison.page.scales import Scale
 from dashpot.figures.inline_svg import embedded_json
-from dashpot.figures.series_data import simplify
+from dashpot.figures.series_data import rounded, simplify
 
 Point = tuple[float, float]
 
@@ -77,11 +82,11 @@ class Frame:
         places: list[list[float | None]] = []
         items = []
         for index, item in enumerate(series):
-            xs = [_rounded(value) for value in item.xs]
+            xs = rounded(item.xs)
             if xs not in places:
                 places.append(xs)
             entry = {"k": f"s{index}", "n": item.name, "a": 0, "x": places.index(xs), "c": item.color}
-            entry["y"] = [_rounded(value) for value in item.ys]
+            entry["y"] = rounded(item.ys)
             items.append(entry | ({"s": 1} if item.steps else {}))
         return {"axes": [axis], "xs": places, "series": items} if items else {"axes": [axis]}
 
@@ -204,10 +209,3 @@ def plot(frame: Frame, title: str, body: str, series: Iterable[Readout], kind: s
         f'style="max-width:{frame.width * 1.15:.0f}px"><title>{label}</title>'
         f"<metadata>{embedded_json(frame.data(series))}</metadata>{body}</svg></div>"
     )
-
-
-def _rounded(value: float) -> float | None:
-    if not math.isfinite(value):
-        return None
-    number = float(f"{value:.5g}")
-    return int(number) if number.is_integer() and abs(number) < 1e15 else number

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dashpot.comparison.results import Curve, JudgedRun
+from dashpot.figures.series_data import evenly_spaced
 from dashpot.utils.smoothing import smooth
 
 POINTS = 100
@@ -47,9 +48,9 @@ def range_curves(curves: Sequence[Curve]) -> tuple[Curve, Curve]:
     return thin(Curve(steps, low)), thin(Curve(steps, high))
 
 
-def thin(curve: Curve) -> Curve:
-    """Return a curve at `POINTS` or fewer evenly spaced positions, including both ends."""
-    chosen = np.unique(np.linspace(0, len(curve.steps) - 1, min(POINTS, len(curve.steps))).round().astype(int))
+def thin(curve: Curve, most: int = POINTS) -> Curve:
+    """Return a curve with at most `most` points at equal distances, including both ends."""
+    chosen = evenly_spaced(len(curve.steps), most)
     return Curve(curve.steps[chosen], curve.values[chosen])
 
 
