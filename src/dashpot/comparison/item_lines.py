@@ -13,7 +13,7 @@ from dashpot.runs.metadata import run_metadata
 from dashpot.runs.peak_memory import peak_memory
 from dashpot.runs.records import Epoch, Run
 from dashpot.runs.state_size import state_bytes
-from dashpot.runs.study import Study, StudyRun
+from dashpot.runs.study import Study
 from dashpot.tasks import Problem
 from dashpot.training import Learner
 from dashpot.training.optimizer_dict import named_optimizers
@@ -28,7 +28,8 @@ def header_line(
     """Return the first line of the record; `problem` and `optimizer` are None if they cannot be built."""
     header = run_metadata(
         study,
-        StudyRun(plan.entry, plan.seed),
+        plan.entry,
+        plan.seed,
         problem,
         optimizer,
         None if command is None else without_passwords(command),

@@ -98,13 +98,13 @@ def grid(place: int) -> float:
 
 def _trial(study: Study) -> tuple[Trial, float]:
     """Train the only run of `study`; return the trial, and a sign such that a smaller sign * score is better."""
-    [plan] = study.runs()
-    problem = study.task.build(plan.seed)
+    [chosen], [seed] = study.entries, study.seeds
+    problem = study.task.build(seed)
     score = study.score(problem)
     sign = -1.0 if score["direction"] == "max" else 1.0
-    optimizer = partial(plan.entry.optimizer, steps=study.epochs * len(problem.train))
+    optimizer = partial(chosen.optimizer, steps=study.epochs * len(problem.train))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(seed)
         history = train(problem, optimizer, study.epochs)
     means = [epoch.train if score["phase"] == "train" else epoch.evaluation for epoch in history]
     values = [mean.get(score["metric"], math.nan) for mean in means]
@@ -113,4 +113,4 @@ def _trial(study: Study) -> tuple[Trial, float]:
     target = study.task.target
     met = [at for at, value in enumerate(values, start=1) if target is not None and target.reached(value)]
     to_target = met[0] if met and met[-1] == study.epochs else math.inf
-    return Trial(plan.entry.lr, final, to_target, loss if math.isfinite(loss) else math.inf), sign
+    return Trial(chosen.lr, final, to_target, loss if math.isfinite(loss) else math.inf), sign

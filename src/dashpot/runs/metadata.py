@@ -10,15 +10,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from dashpot.runs.entries import Entry
 from dashpot.runs.environment import machine, versions
 from dashpot.runs.records import FORMAT
-from dashpot.runs.study import Study, StudyRun, describe
+from dashpot.runs.study import Study, describe
 from dashpot.tasks import Problem
 
 
 def run_metadata(
     study: Study,
-    run: StudyRun,
+    entry: Entry,
+    seed: int,
     problem: Problem | None,
     optimizer: Optimizer | None,
     command: str | None,
@@ -26,11 +28,12 @@ def run_metadata(
     call: str,
     steps_per_epoch: int | None,
 ) -> dict[str, Any]:
-    """Return the first line of the record of `run`, as plain data.
+    """Return the first line of the record of a run, as plain data.
 
     Args:
         study: Study that contains the run.
-        run: Entry and seed of the run.
+        entry: Entry of the run.
+        seed: Seed of the run.
         problem: Problem that the task builds for this seed, before training; None if it cannot be built.
         optimizer: Optimizer of the run; None if it cannot be built.
         command: Command line that started the study, or None.
@@ -40,9 +43,9 @@ def run_metadata(
     return {
         "kind": "header",
         "format": FORMAT,
-        "entry": run.entry.name,
-        "seed": run.seed,
-        "lr": run.entry.lr,
+        "entry": entry.name,
+        "seed": seed,
+        "lr": entry.lr,
         "call": call,
         **({"recipe": "", "settings": {}} if optimizer is None else describe(optimizer)),
         "task": {

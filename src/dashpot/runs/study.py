@@ -32,17 +32,6 @@ MARGIN = Interval(0, math.inf, "neither")
 
 
 @dataclass(frozen=True)
-class StudyRun:
-    """Run of a study, defined by an entry and a seed."""
-
-    entry: Entry
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.entry.name} seed {self.seed}"
-
-
-@dataclass(frozen=True)
 class Study:
     """Settings of a comparison.
 
@@ -76,8 +65,8 @@ class Study:
     >>> from dashpot import tasks
     >>> from dashpot.comparison import entry
     >>> study = Study(tasks.get("digits"), (entry("adam", "digits"), entry("sgd", "digits")), seeds=(0, 1), epochs=2)
-    >>> [str(run) for run in study.runs()]
-    ['adam seed 0', 'sgd seed 0', 'adam seed 1', 'sgd seed 1']
+    >>> study.tuning_seed, study.search_spaces
+    (1000, {'adam': {}, 'sgd': {}})
     """
 
     task: Task
@@ -124,10 +113,6 @@ class Study:
         for name in self.spaces or {}:
             if name not in names:
                 raise unknown("method in spaces", name, names)
-
-    def runs(self) -> list[StudyRun]:
-        """Return all runs, ordered by seed, so that an interrupted study contains all methods for the first seeds."""
-        return [StudyRun(entry, seed) for seed in self.seeds for entry in self.entries]
 
     def entry(self, name: str) -> Entry:
         """Return the entry with a name."""

@@ -131,12 +131,17 @@ class RunPlan:
 
     def metadata(self, command: str | None) -> dict[str, Any]:
         """Return the header of the record, which is the first line of the file."""
-        study = self._study()
-        [run] = study.runs()
         optimizer = self.optimizer(self.problem.model.parameters())
         return {
             **run_metadata(
-                study, run, self.problem, optimizer, command, call=self.call, steps_per_epoch=self.steps_per_epoch
+                self._study(),
+                self.entry,
+                self.settings.seed,
+                self.problem,
+                optimizer,
+                command,
+                call=self.call,
+                steps_per_epoch=self.steps_per_epoch,
             ),
             "run": self.settings.to_dict(),
         }
