@@ -100,7 +100,7 @@ class _Item:
     def __init__(self, study: Study, plan: RunPlan, record: Path, calls: GuardedCalls, command: str | None) -> None:
         self.study, self.plan, self.record, self.calls, self.command = study, plan, record, calls, command
         self.checkpoint = record.with_suffix(".ckpt")
-        self.total, self.score = study.shape["steps"], study.shape["score"]
+        self.total, self.score = study.settings()["steps"], study.settings()["score"]
         self.tested = plan.kind != "trial" and self.score["split"] == "test"  # tuning never uses the test data
         self.begun = False  # whether this session has written to the record
         self.pruned = False
@@ -138,7 +138,7 @@ class _Item:
             for line in found.epochs[: state["progress"]["position"][0]]:
                 self._is_pruned(line["steps"], line[self.score["phase"]])
         recorder = RecordedIntervals(self.record, self._on_step, lambda epoch: self._on_interval(learner, epoch))
-        every = self.study.shape["evaluate_every"]
+        every = self.study.settings()["evaluate_every"]
         learner.fit(steps=self.total, evaluate_every=every, callbacks=[recorder], resume=state)
         last = recorder.epochs[-1] if recorder.epochs else None
         self._append({**self._end(problem, learner, last), **costs(learner, read_run(self.record), last)})

@@ -26,6 +26,7 @@ def header_line(
     study: Study, plan: RunPlan, problem: Problem | None, optimizer: Any, command: str | None
 ) -> dict[str, Any]:
     """Return the first line of the record; `problem` and `optimizer` are None if they cannot be built."""
+    settings = study.settings()
     header = run_metadata(
         study,
         plan.entry,
@@ -33,10 +34,10 @@ def header_line(
         problem,
         optimizer,
         None if command is None else without_passwords(command),
-        call=call_text(plan.entry, study.shape["steps"]),
-        steps_per_epoch=study.shape["steps_per_epoch"],
+        call=call_text(plan.entry, settings["steps"]),
+        steps_per_epoch=settings["steps_per_epoch"],
     )
-    lengths = {name: study.shape[name] for name in ("steps", "evaluate_every")}
+    lengths = {name: settings[name] for name in ("steps", "evaluate_every")}
     return {**header, **lengths, "item": plan.key, "values": dict(plan.values)}
 
 

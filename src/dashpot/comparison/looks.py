@@ -32,7 +32,7 @@ def runs_end_at(study: Study, outcomes: Mapping[str, Scored]) -> int:
         if not all(key in outcomes for row in keys for key in row):
             return seeds
         scores = tuple(tuple(_score(outcomes[key]) for key in row) for row in keys)
-        if is_decided(scores, _alphas(study.looks)[number], study.shape["score"]["margin"]):
+        if is_decided(scores, _alphas(study.looks)[number], study.settings()["score"]["margin"]):
             return seeds
     return len(study.seeds)
 

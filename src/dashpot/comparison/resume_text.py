@@ -26,7 +26,7 @@ def resume_text(study: Study, folder: StudyFolder, done: Iterable[str], command:
     # A lost storage lacks the outcomes of items that have ended here; the next start delivers them.
     ended = {run.header["item"] for run in (*folder.trials(), *runs, *folder.rate_runs()) if run.end is not None}
     started = [run for run in runs if run.end is None and run.epochs]
-    total = study.shape["steps"]
+    total = study.settings()["steps"]
     parts = [f"{run.entry} seed {run.seed} up to step {run.epochs[-1]['steps']} of {total}" for run in started]
     saved = f", and {', '.join(parts)}" if parts else ""
     resume = f"Resume with: {command}" if command else "Run the study again to resume."

@@ -119,7 +119,7 @@ class _Session:
         """Execute items until the study is finished, and complete the folder."""
         planned = items(self.study)
         queue.add(planned)
-        self.progress.begin(len(planned), self.study.shape["steps"])
+        self.progress.begin(len(planned), self.study.settings()["steps"])
         self.known = queue.outcomes()
         if self.known:
             self.progress.skip(len(self.known))

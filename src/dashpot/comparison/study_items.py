@@ -113,7 +113,7 @@ def selected_trial(study: Study, method: str, outcomes: Outcomes) -> int | None:
     keys = trial_keys(study.settings(), method)
     if not keys:
         return None
-    sign = 1.0 if study.shape["score"]["direction"] == "max" else -1.0
+    sign = 1.0 if study.settings()["score"]["direction"] == "max" else -1.0
     done = [(key, outcomes[key].score) for key in keys if key in outcomes and outcomes[key].status == "done"]
     scores = {_number(key): sign * score for key, score in done if score is not None}
     return max(scores, key=lambda number: (scores[number], -number)) if scores else 0

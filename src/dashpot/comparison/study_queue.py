@@ -33,7 +33,7 @@ def open_queue(
     """
     path = folder.path
     name = JOURNAL_NAME if storage is None else path.resolve().name
-    direction = study.shape["score"]["direction"]
+    direction = study.settings()["score"]["direction"]
     with (
         open_storage(path / JOURNAL if storage is None else storage) as opened,
         WorkQueue(opened, name, study.settings(), path, direction=direction, pruner=study.pruner) as queue,

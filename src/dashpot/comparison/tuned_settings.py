@@ -37,7 +37,7 @@ def tuning_text(study: Study, outcomes: Mapping[str, Outcome]) -> str:
     if not done or best is None:
         states = ", ".join(sorted({outcomes[key].status for key in keys}))
         raise RunError(f"No trial of {name} has a score ({states}); try a lower rate, such as --method {name}:lr=1e-5.")
-    score = study.shape["score"]
+    score = study.settings()["score"]
     sign = -1.0 if score["direction"] == "max" else 1.0
     ranked = sorted(done, key=lambda key: (sign * (outcomes[key].score or 0.0), keys.index(key)))
     shown = ranked[:SHOWN] + [key for key in keys[:1] if key not in ranked[:SHOWN]]

@@ -101,7 +101,7 @@ class Worker:
             self.progress.drop()
             return
         self.times.items += 1
-        self.progress.finish(claim.key, ended_text(ended, self.study.shape["score"]["metric"]))
+        self.progress.finish(claim.key, ended_text(ended, self.study.settings()["score"]["metric"]))
 
     def _train(self, claim: Claim, outcomes: Mapping[str, Outcome]) -> Ended:
         key, trial = claim.key, asked(self.study, claim.key)

@@ -110,7 +110,7 @@ def _work(
     ):
         planned = items(study)
         queue.add(planned)
-        progress.begin(len(planned), study.shape["steps"])
+        progress.begin(len(planned), study.settings()["steps"])
         worker = Worker(study, queue, folder, progress, check_interrupt, command, requests.deaths, known)
         try:
             worker.work()

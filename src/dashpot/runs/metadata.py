@@ -55,7 +55,7 @@ def run_metadata(
             "parameters": None if problem is None else sum(p.numel() for p in problem.model.parameters()),
             "init": None if problem is None else fingerprint(problem.model),
         },
-        "score": study.shape["score"] if problem is None else study.score(problem),
+        "score": study.settings()["score"] if problem is None else study.score(problem),
         "epochs": study.epochs,
         "steps_per_epoch": steps_per_epoch,
         "versions": versions(),

@@ -141,12 +141,16 @@ class Study:
         default = min(RATE_SEEDS, len(self.seeds)) if self.budget else 0
         return self.seeds[: default if self.rate_seeds is None else self.rate_seeds]
 
-    @cached_property
-    def shape(self) -> dict[str, Any]:
-        """Lengths and score: "steps_per_epoch", "steps", "evaluate_every" and "score"."""
-        return self._shape(self.task.build((*self.seeds, self.tuning_seed)[0]))
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that identify the study as plain data, after creating every optimizer as a check.
 
-    def _shape(self, problem: Problem) -> dict[str, Any]:
+        The first call builds the task; further calls return the same object.
+        """
+        return self._settings
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        problem = self.task.build((*self.seeds, self.tuning_seed)[0])
         steps = length(problem.train)
         if steps is None:
             raise ArgumentError(
@@ -154,27 +158,15 @@ class Study:
             )
         total = steps * self.epochs
         every = -(-total // EVALUATIONS) if self.evaluate_every is None else self.evaluate_every
-        lengths = {"steps_per_epoch": steps, "steps": total, "evaluate_every": min(every, total)}
-        return {**lengths, "score": self.score(problem)}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that identify the study as plain data, after creating every optimizer as a check."""
-        return self._settings
-
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        problem = self.task.build((*self.seeds, self.tuning_seed)[0])
-        self.__dict__["shape"] = shape = self._shape(problem)
-        total = shape["steps"]
         built = {entry.name: entry.optimizer(problem.model.parameters(), total) for entry in self.entries}
         return {
             "task": self.task.name,
             "config": dict(self.task.config),
-            "score": shape["score"],
+            "score": self.score(problem),
             "epochs": self.epochs,
-            "steps_per_epoch": shape["steps_per_epoch"],
+            "steps_per_epoch": steps,
             "steps": total,
-            "evaluate_every": shape["evaluate_every"],
+            "evaluate_every": min(every, total),
             "seeds": list(self.seeds),
             "looks": list(self.looks),
             "threads": self.threads,
