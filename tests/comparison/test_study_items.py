@@ -15,7 +15,6 @@ from dashpot.comparison.study_items import (
     items,
     needed,
     plan,
-    ready,
     ready_keys,
     selected_trial,
     selected_values,
@@ -59,11 +58,11 @@ def test_study_without_tuning_consists_of_runs():
 def test_run_is_ready_after_all_trials_of_its_method():
     study = tuned()
     done = outcomes_of({"trial/adam/0": 0.5, "trial/sgd/0": 0.5, "trial/adam/1": 0.6})
-    assert ready(study, "run/adam/0", done)
-    assert ready(study, "rate/adam/0.1/0", done)
-    assert not ready(study, "run/sgd/0", done)
-    assert ready(study, "trial/sgd/1", done)
-    assert not ready(study, "run/adam/0", outcomes_of({"trial/adam/0": 0.5}))
+    assert "run/adam/0" in ready_keys(study, done)
+    assert "rate/adam/0.1/0" in ready_keys(study, done)
+    assert "run/sgd/0" not in ready_keys(study, done)
+    assert "trial/sgd/1" in ready_keys(study, done)
+    assert "run/adam/0" not in ready_keys(study, outcomes_of({"trial/adam/0": 0.5}))
 
 
 def test_first_trial_has_the_settings_of_the_entry():
@@ -161,20 +160,20 @@ def test_seeds_of_the_second_look_wait_for_the_first():
     study = sequential()
     assert needed(study, {}) == [f"run/{name}/{seed}" for seed in (0, 1, 2) for name in ("adam", "sgd")]
     unfinished = runs(UNCLEAR[0], UNCLEAR[1][:2])
-    assert not ready(study, "run/adam/3", unfinished)
+    assert "run/adam/3" not in ready_keys(study, unfinished)
 
 
 def test_study_ends_at_a_look_that_decides_every_pair():
     study = sequential()
     assert finished(study, runs(*CLEAR))
-    assert not ready(study, "run/adam/3", runs(*CLEAR))
+    assert "run/adam/3" not in ready_keys(study, runs(*CLEAR))
 
 
 def test_study_continues_after_a_look_that_does_not():
     study = sequential()
     found = runs(*UNCLEAR)
     assert not finished(study, found)
-    assert ready(study, "run/adam/3", found)
+    assert "run/adam/3" in ready_keys(study, found)
     assert finished(study, runs(2 * UNCLEAR[0], 2 * UNCLEAR[1]))
 
 

@@ -47,11 +47,6 @@ def ready_keys(study: Study, outcomes: Outcomes) -> set[str]:
     return {key for key in needed(study, outcomes) if key.startswith("trial/") or _method(key) in tuned}
 
 
-def ready(study: Study, key: str, outcomes: Outcomes) -> bool:
-    """Return whether an item can be executed; see `ready_keys`, which is faster for many items."""
-    return key in ready_keys(study, outcomes)
-
-
 def finished(study: Study, outcomes: Outcomes) -> bool:
     """Return whether all items are finished that the study needs."""
     return all(key in outcomes for key in needed(study, outcomes))
