@@ -134,12 +134,6 @@ def test_runs_use_the_values_of_the_selected_trial():
     assert selected_values(study, "adam", {}) == {"lr": 0.05, "1-momentum": 0.1, "warmup": 0.0}
 
 
-def test_plans_are_named_for_messages():
-    study = tuned()
-    names = [str(plan(study, key, {})) for key in ("trial/adam/1", "run/sgd/1", "rate/adam/0.1/0")]
-    assert names == ["adam trial 1", "sgd seed 1", "adam seed 0 at 0.1 times the rate"]
-
-
 # ---- looks ----------------------------------------------------------------------------------------------------------
 
 

@@ -9,19 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Protocol
 
 from dashpot.runs.study import Study
+from dashpot.scheduling.work_items import Outcome
 
 
-class Scored(Protocol):
-    """Outcome of an item."""
-
-    @property
-    def score(self) -> float | None: ...
-
-
-def runs_end_at(study: Study, outcomes: Mapping[str, Scored]) -> int:
+def runs_end_at(study: Study, outcomes: Mapping[str, Outcome]) -> int:
     """Return the number of seeds up to which a study runs, given the outcomes so far.
 
     It is the number of seeds of the first look that is not finished, or decides every pair, or is the last one; without
@@ -67,5 +60,5 @@ def _alphas(looks: tuple[int, ...]) -> tuple[float, ...]:
     return spent_alpha(looks)
 
 
-def _score(outcome: Scored) -> float:
+def _score(outcome: Outcome) -> float:
     return math.nan if outcome.score is None or not math.isfinite(outcome.score) else float(outcome.score)

@@ -5,27 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.runs.files import make_folder, write_text
+from dashpot.scheduling.work_items import Outcome
 
 TAIL = 65536
 """Number of bytes at the end of a record that contain its last line."""
 
 
-class Recorded(Protocol):
-    """Outcome of an item, whose data may contain {"record": text of the compact record}."""
-
-    @property
-    def data(self) -> Mapping[str, Any]: ...
-
-
-def pull_records(folder: StudyFolder, outcomes: Mapping[str, Recorded]) -> int:
+def pull_records(folder: StudyFolder, outcomes: Mapping[str, Outcome]) -> int:
     """Write the compact records of all outcomes that the folder lacks, and return their number.
 
-    A record of this folder with the same last line is kept, since it contains every loss. Any other record of the item
-    is replaced: it is unfinished, or of a worker that has lost the item to another.
+    The data of an outcome contain its compact record as "record". A record of this folder with the same last line is
+    kept, since it contains every loss. Any other record of the item is replaced: it is unfinished, or of a worker that
+    has lost the item to another.
 
     Raises:
         RunError: If a record cannot be written.

@@ -25,9 +25,3 @@ class RunPlan:
     entry: Entry
     seed: int
     values: Mapping[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        name, words = self.entry.name, self.key.split("/")
-        if self.kind == "trial":
-            return f"{name} trial {words[2]}"
-        return f"{name} seed {self.seed}" + (f" at {words[2]} times the rate" if self.kind == "rate" else "")
