@@ -13,6 +13,7 @@ from typing import Any
 from dashpot.comparison.item_keys import rate_keys, run_keys, trial_keys
 from dashpot.comparison.looks import runs_end_at
 from dashpot.comparison.run_plan import RunPlan
+from dashpot.runs.entries import Entry
 from dashpot.runs.search_space import Dimension, apply, default_values, settings_of, sobol_point
 from dashpot.runs.study import Study
 from dashpot.scheduling.work_items import Outcome, WorkItem
@@ -86,17 +87,15 @@ def plan(study: Study, key: str, outcomes: Outcomes, claim_values: Mapping[str, 
         claim_values: Values by dimension that the queue has recorded for a trial; None for those of `asked`.
     """
     kind, name, *rest = key.split("/")
-    entry = study.entry(name)
     if kind == "trial":
         values = claim_values or _given(study, key)
+        entry = study.entry(name)
         applied = entry if _number(key) == 0 else apply(entry, values)
         return RunPlan(key, kind, applied, study.tuning_seed, settings_of(values))
-    values = selected_values(study, name, outcomes)
-    chosen = selected_trial(study, name, outcomes)
-    applied = apply(entry, values) if chosen else entry
+    applied = selected_entry(study, name, outcomes)
     if kind == "rate":
         applied = dataclasses.replace(applied, lr=applied.lr * float(rest[0]))
-    return RunPlan(key, kind, applied, int(rest[-1]), settings_of(values))
+    return RunPlan(key, kind, applied, int(rest[-1]), settings_of(selected_values(study, name, outcomes)))
 
 
 def selected_trial(study: Study, method: str, outcomes: Outcomes) -> int | None:
@@ -122,6 +121,14 @@ def selected_values(study: Study, method: str, outcomes: Outcomes) -> dict[str, 
     key = f"trial/{method}/{number}"
     stored: Any = outcomes[key].values if key in outcomes else None
     return {name: float(value) for name, value in stored.items()} if stored else _given(study, key)
+
+
+def selected_entry(study: Study, method: str, outcomes: Outcomes) -> Entry:
+    """Return the entry of a method with the settings of the selected trial; trial 0 has those of the entry."""
+    entry = study.entry(method)
+    if not selected_trial(study, method, outcomes):
+        return entry
+    return apply(entry, selected_values(study, method, outcomes))
 
 
 def _given(study: Study, key: str) -> dict[str, float]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashpot.comparison.item_keys import trial_keys
-from dashpot.comparison.study_items import plan, selected_trial, selected_values
+from dashpot.comparison.study_items import selected_entry, selected_trial
 from dashpot.errors import RunError
 from dashpot.runs.method_specs import parse_methods
-from dashpot.runs.search_space import apply, settings_of
+from dashpot.runs.search_space import settings_of
 from dashpot.runs.study import Study
 from dashpot.runs.table import text_table
 from dashpot.scheduling.work_items import Outcome
@@ -41,7 +41,7 @@ def tuning_text(study: Study, outcomes: Mapping[str, Outcome]) -> str:
     sign = -1.0 if score["direction"] == "max" else 1.0
     ranked = sorted(done, key=lambda key: (sign * (outcomes[key].score or 0.0), keys.index(key)))
     shown = ranked[:SHOWN] + [key for key in keys[:1] if key not in ranked[:SHOWN]]
-    names = list(plan(study, keys[0], outcomes, outcomes[keys[0]].values).values)
+    names = list(settings_of(outcomes[keys[0]].values))
     split = "validation" if score["phase"] == "eval" else "train"
     header = ["trial", *names, f"{split} {score['metric']}"]
     table = text_table(header, [_row(key, names, outcomes[key]) for key in shown])
@@ -63,11 +63,7 @@ def _commands(study: Study, outcomes: Mapping[str, Outcome]) -> str:
     [entry] = study.entries
     given: Mapping[str, Any] = study.names or {}
     spec = parse_methods(given["methods"])[0]
-    best = (
-        apply(entry, selected_values(study, entry.name, outcomes))
-        if selected_trial(study, entry.name, outcomes)
-        else entry
-    )
+    best = selected_entry(study, entry.name, outcomes)
     common = ["--epochs", str(study.epochs)]
     if given.get("task_options"):
         common += ["--task-options", *_pairs(given["task_options"])]
