@@ -11,9 +11,9 @@ from study_support import build, toy
 
 from dashpot.comparison import Entry, entry
 from dashpot.errors import ArgumentError
-from dashpot.runs.search_space import Dimension
 from dashpot.runs.study import MARGIN
 from dashpot.runs.tuning_options import BUDGET
+from dashpot.scheduling.dimension import Dimension
 from dashpot.tasks import Problem
 
 

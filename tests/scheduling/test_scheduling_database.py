@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dashpot.errors import RunError
+from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.outages import StorageLost
 from dashpot.scheduling.storage import open_storage
 from dashpot.scheduling.work_items import WorkItem
@@ -30,7 +31,7 @@ def test_postgresql_holds_a_queue(database, tmp_path):
         queue_in(second, None) as observer,
     ):
         claim = queue.claim()
-        assert set(claim.suggest({"lr": Range(1e-4, 1.0)})) == {"lr"}
+        assert set(claim.suggest({"lr": Dimension(1e-4, 1.0, log=True)})) == {"lr"}
         claim.report(1, 0.5)
         assert not claim.should_prune()
         assert observer.pending().held == 1
@@ -38,13 +39,6 @@ def test_postgresql_holds_a_queue(database, tmp_path):
         assert claim.finish("diverged", 0.1, {"record": "é\x00" * 50_000})
         found = observer.outcomes()[claim.key]
         assert (found.status, found.score, found.data) == ("diverged", 0.1, {"record": "é\x00" * 50_000})
-
-
-class Range:
-    log = True
-
-    def __init__(self, low, high):
-        self.low, self.high = low, high
 
 
 @pytest.mark.slow

@@ -1,23 +1,14 @@
 """Suggested settings and pruning."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from dashpot.errors import ArgumentError
+from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.storage import open_storage
 from dashpot.scheduling.work_items import WorkItem
 from dashpot.scheduling.work_queue import WorkQueue
 
-
-@dataclass
-class Range:
-    low: float
-    high: float
-    log: bool = False
-
-
-SPACE = {"lr": Range(1e-4, 1.0, log=True), "momentum": Range(0.5, 0.99)}
+SPACE = {"lr": Dimension(1e-4, 1.0, log=True), "momentum": Dimension(0.5, 0.99)}
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from dashpot.comparison.table import markdown_summary, text_summary
 from dashpot.runs.default_lr import DEFAULT_METHODS, default_lr
 from dashpot.runs.entries import Entry, entry, known_entries
 from dashpot.runs.records import Run, read_run
-from dashpot.runs.search_space import Dimension, search_space
+from dashpot.runs.search_space import search_space
 from dashpot.runs.signals import Interrupted
 from dashpot.runs.study import Study
+from dashpot.scheduling.dimension import Dimension
 
 __all__ = [
     "DEFAULT_METHODS",

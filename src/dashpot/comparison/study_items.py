@@ -14,8 +14,9 @@ from dashpot.comparison.item_keys import rate_keys, run_keys, trial_keys
 from dashpot.comparison.looks import runs_end_at
 from dashpot.comparison.run_plan import RunPlan
 from dashpot.runs.entries import Entry
-from dashpot.runs.search_space import Dimension, apply, default_values, settings_of, sobol_point
+from dashpot.runs.search_space import apply, default_values, settings_of, sobol_point
 from dashpot.runs.study import Study
+from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.work_items import Outcome, WorkItem
 
 Outcomes = Mapping[str, Outcome]

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from dashpot.names import METHODS
 from dashpot.optimizers.base import Optimizer
 from dashpot.runs.entries import Entry, scheduled
 from dashpot.runs.tuning_options import SETTINGS
+from dashpot.scheduling.dimension import Dimension
 from dashpot.utils.optional_packages import need
 
 RATE_FACTOR = 30.0
@@ -41,49 +40,6 @@ COMPLEMENTS = (0.01, 0.5)
 WARMUPS = (0.0, 0.2)
 COMPLEMENT = "1-momentum"
 """Name of the dimension of the momentum, which is 1 - momentum."""
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """Range of one setting.
-
-    Args:
-        low: Smallest value, > 0 if `log` is set.
-        high: Largest value, > `low`.
-        log: Whether the logarithm of the value is uniform, instead of the value.
-
-    Raises:
-        ArgumentError: If the limits are not finite or not in order, or not positive although `log` is set.
-
-    >>> Dimension(0.01, 1.0, log=True).at(0.5)
-    0.1
-    """
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ArgumentError(f"Dimension: low and high must be finite with low < high, got {self.low}, {self.high}.")
-        if self.log and self.low <= 0:
-            raise ArgumentError(f"Dimension: low must be positive on a logarithmic scale, got {self.low}.")
-
-    def at(self, position: float) -> float:
-        """Return the value at a position in [0, 1] between the limits, rounded to 6 significant digits."""
-        if self.log:
-            value = math.exp(math.log(self.low) + position * (math.log(self.high) - math.log(self.low)))
-        else:
-            value = self.low + position * (self.high - self.low)
-        return min(max(float(f"{value:.6g}"), self.low), self.high)
-
-    def contains(self, value: float) -> bool:
-        """Return whether a value is within the limits."""
-        return self.low <= value <= self.high
-
-    def widened(self, value: float) -> Dimension:
-        """Return the smallest range that contains this range and `value`."""
-        return Dimension(min(self.low, value), max(self.high, value), self.log)
 
 
 SearchSpace = Mapping[str, Dimension]

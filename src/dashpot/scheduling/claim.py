@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dashpot.constraints import OneOf, check
+from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.optuna_library import load_optuna
 from dashpot.scheduling.storage import Storage
-from dashpot.scheduling.suggestions import Dimension, is_below_median, record_parameters, sampled
+from dashpot.scheduling.suggestions import is_below_median, record_parameters, sampled
 from dashpot.scheduling.trials import OUTCOME, VALUES, end_state, end_trial, new_outcome, outcome_of
 
 SAMPLERS = ("tpe",)
@@ -58,7 +59,7 @@ class Claim:
         An item that an earlier worker has started keeps its settings, so that an unfinished run can be resumed.
 
         Args:
-            space: Range of each setting: objects with `low`, `high` and `log`.
+            space: Range of each setting.
             given: Settings to record. Default: the sampler suggests them.
             sampler: Sampler of Optuna: "tpe", seeded by the key of the item.
 

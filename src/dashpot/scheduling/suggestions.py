@@ -5,29 +5,17 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.optuna_library import load_optuna
-
-
-class Dimension(Protocol):
-    """Range of a setting."""
-
-    @property
-    def low(self) -> float: ...
-
-    @property
-    def high(self) -> float: ...
-
-    @property
-    def log(self) -> bool: ...
 
 
 def record_parameters(base: Any, trial: int, space: Mapping[str, Dimension], values: Mapping[str, float]) -> None:
     """Record the values within the ranges as the parameters of a trial, from which samplers of Optuna learn."""
     optuna = load_optuna()
     for name in space:
-        if name in values and space[name].low <= values[name] <= space[name].high:
+        if name in values and space[name].contains(values[name]):
             distribution = _distribution(optuna, space[name])
             base.set_trial_param(trial, name, distribution.to_internal_repr(values[name]), distribution)
 
