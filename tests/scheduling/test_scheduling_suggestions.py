@@ -2,7 +2,6 @@
 
 import pytest
 
-from dashpot.errors import ArgumentError
 from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.storage import open_storage
 from dashpot.scheduling.work_items import WorkItem
@@ -88,11 +87,6 @@ def test_item_of_ended_worker_keeps_its_values(make):
     assert again.key == claim.key
     assert again.suggest(SPACE) == values
     assert params(queue, again) == pytest.approx(values, rel=1e-12)  # log and exp of Optuna
-
-
-def test_unknown_sampler_raises(make):
-    with pytest.raises(ArgumentError, match=r"Claim\.suggest: sampler must be one of 'tpe', got 'grid'"):
-        make().claim().suggest(SPACE, sampler="grid")
 
 
 @pytest.mark.parametrize("direction", ["max", "min"])

@@ -13,7 +13,8 @@ from dashpot.cli.values import integer, number, parse_pairs
 from dashpot.constraints import Interval, check, unknown
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
-from dashpot.runs.tuning_options import BUDGET, PRUNERS, SAMPLERS, SETTINGS
+from dashpot.runs.tuning_options import BUDGET, SAMPLERS, SETTINGS
+from dashpot.scheduling.suggestions import PRUNERS
 
 TUNING = Group("Tuning", sort_key=1)
 VERDICT = Group("Verdict", sort_key=2)

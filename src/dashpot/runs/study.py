@@ -16,8 +16,9 @@ from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
 from dashpot.runs.entries import Entry
 from dashpot.runs.search_space import search_space
-from dashpot.runs.tuning_options import BUDGET, PRUNERS, SAMPLERS, SETTINGS
+from dashpot.runs.tuning_options import BUDGET, SAMPLERS, SETTINGS
 from dashpot.scheduling.dimension import Dimension
+from dashpot.scheduling.suggestions import PRUNERS
 from dashpot.tasks import Problem, Target, Task
 
 SEED = Interval(0, 2**32, "left", integer=True)

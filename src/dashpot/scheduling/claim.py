@@ -6,15 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dashpot.constraints import OneOf, check
 from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.optuna_library import load_optuna
 from dashpot.scheduling.storage import Storage
 from dashpot.scheduling.suggestions import is_below_median, record_parameters, sampled
 from dashpot.scheduling.trials import OUTCOME, VALUES, end_state, end_trial, new_outcome, outcome_of
-
-SAMPLERS = ("tpe",)
-PRUNERS = ("none", "median")
 
 
 class Claim:
@@ -48,25 +44,15 @@ class Claim:
         self._pruner = pruner
         self._end = end
 
-    def suggest(
-        self,
-        space: Mapping[str, Dimension],
-        given: Mapping[str, float] | None = None,
-        sampler: str = "tpe",
-    ) -> dict[str, float]:
+    def suggest(self, space: Mapping[str, Dimension], given: Mapping[str, float] | None = None) -> dict[str, float]:
         """Return the settings of this item and record them.
 
         An item that an earlier worker has started keeps its settings, so that an unfinished run can be resumed.
 
         Args:
             space: Range of each setting.
-            given: Settings to record. Default: the sampler suggests them.
-            sampler: Sampler of Optuna: "tpe", seeded by the key of the item.
-
-        Raises:
-            ArgumentError: If the sampler is unknown.
+            given: Settings to record. Default: the TPE sampler of Optuna suggests them.
         """
-        check("Claim.suggest", "sampler", sampler, OneOf(SAMPLERS))
         values = self._earlier if given is None else given
         if values is None:
             values = self._call(lambda base: sampled(base, self._study, self._trial, space, self.key), {})

@@ -1,4 +1,4 @@
-"""Settings of a trial: recorded from a given point, or suggested by a sampler of Optuna."""
+"""Settings of a trial, recorded or suggested by a sampler of Optuna, and its early end by a pruner."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from dashpot.constraints import OneOf
 from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.optuna_library import load_optuna
+
+PRUNERS = OneOf(("none", "median"))
 
 
 def record_parameters(base: Any, trial: int, space: Mapping[str, Dimension], values: Mapping[str, float]) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from dashpot.constraints import Interval, OneOf, check
 from dashpot.errors import ArgumentError
-from dashpot.scheduling.claim import PRUNERS, Claim
+from dashpot.scheduling.claim import Claim
 from dashpot.scheduling.heartbeat import Heartbeat
 from dashpot.scheduling.leases import RENEWALS, LeaseWatch, new_lease
 from dashpot.scheduling.optuna_library import load_optuna
 from dashpot.scheduling.queue_settings import create_study, share_settings, study_name
 from dashpot.scheduling.storage import Storage
+from dashpot.scheduling.suggestions import PRUNERS
 from dashpot.scheduling.trials import LEASE, OUTCOME, GroupTrials, end_state, end_trial, new_trial
 from dashpot.scheduling.work_items import Outcome, Pending, WorkItem
 from dashpot.scheduling.worker_lock import WorkerLock
@@ -62,7 +63,7 @@ class WorkQueue:
         lease: float = 60.0,
     ) -> None:
         check("WorkQueue", "direction", direction, OneOf(("max", "min")))
-        check("WorkQueue", "pruner", pruner, OneOf(PRUNERS))
+        check("WorkQueue", "pruner", pruner, PRUNERS)
         check("WorkQueue", "lease", lease, Interval(0))
         self.name = name
         self._storage = storage
