@@ -56,10 +56,11 @@ def test_operation_is_repeated_during_an_outage(journal):
     assert notices == []  # an outage below one second is not worth a message
 
 
-def test_long_outage_raises_with_finished_items_and_one_notice(journal):
+def test_long_outage_raises_with_text_on_resume_and_one_notice(journal):
     notices = []
     flaky = Flaky(journal)
-    storage = Storage(flaky, "postgresql://db/studies", limit=0.2, notify=notices.append)
+    options = {"notify": notices.append, "resume_text": lambda: "1 of 2 runs. Resume with: again"}
+    storage = Storage(flaky, "postgresql://db/studies", limit=0.2, **options)
     with WorkQueue(storage, "digits", {}, None) as queue:
         queue.add([WorkItem("run/adam/0", "runs"), WorkItem("run/adam/1", "runs")])
         queue.claim().finish("done", 1.0, {})
@@ -67,7 +68,7 @@ def test_long_outage_raises_with_finished_items_and_one_notice(journal):
         with pytest.raises(
             StorageLost,
             match=r"^postgresql://db/studies has not answered for 0 s \(server closed the connection\)\. "
-            r"1 of 2 items are finished and kept; run the command again to resume\.$",
+            r"1 of 2 runs\. Resume with: again$",
         ):
             queue.claim()
         flaky.failures = 0

@@ -258,7 +258,7 @@ def interrupted_after(call):
 def test_interrupted_claim_of_the_same_worker_is_claimed_again(make):
     queue = make()
     claim = claimed(queue)
-    queue._forget(claim._trial, False)  # as if an interrupt had hit `claim` before it returned
+    queue._forget(claim._trial)  # as if an interrupt had hit `claim` before it returned
     assert claimed(queue).key == claim.key
 
 

@@ -35,8 +35,7 @@ def open_queue(
     name = JOURNAL_NAME if storage is None else path.resolve().name
     direction = study.settings()["score"]["direction"]
     with (
-        open_storage(path / JOURNAL if storage is None else storage) as opened,
+        open_storage(path / JOURNAL if storage is None else storage, resume_text=resume_text) as opened,
         WorkQueue(opened, name, study.settings(), path, direction=direction, pruner=study.pruner) as queue,
     ):
-        opened.progress = resume_text
         yield queue

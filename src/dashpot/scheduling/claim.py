@@ -32,7 +32,7 @@ class Claim:
         *,
         earlier: Mapping[str, float] | None,
         pruner: str,
-        end: Callable[[int, bool], None],
+        end: Callable[[int], None],
     ) -> None:
         self.key = key
         self.is_lost = False
@@ -96,13 +96,13 @@ class Claim:
         self._call(lambda base: base.set_trial_state_values(self._trial, state, values), None)
         if self.is_lost:  # an observer may have ended this trial with the outcome
             self.is_lost = outcome_of(self._storage.call(lambda base: base.get_trial(self._trial))) is None
-        self._end(self._trial, not self.is_lost)
+        self._end(self._trial)
         return not self.is_lost
 
     def release(self) -> None:
         """Give the item back, for example after Ctrl-C; another worker can claim it at once."""
         end_trial(self._storage, self._trial, self.outcome)
-        self._end(self._trial, False)
+        self._end(self._trial)
 
     def _call(self, operation: Callable[[Any], Any], default: Any) -> Any:
         """Return the result of an operation on the trial; `default` if the item has been taken over."""

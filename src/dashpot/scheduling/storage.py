@@ -25,15 +25,20 @@ class Storage:
 
     Attributes:
         label: Path or URL without passwords, for messages.
-        progress: Function that returns the finished work and how to resume, for the message of `StorageLost`.
     """
 
     def __init__(
-        self, base: Any, label: str, *, limit: float = 60.0, notify: Callable[[str], None] | None = None
+        self,
+        base: Any,
+        label: str,
+        *,
+        limit: float = 60.0,
+        notify: Callable[[str], None] | None = None,
+        resume_text: Callable[[], str] | None = None,
     ) -> None:
         self.label = label
         self.limit = limit
-        self.progress: Callable[[], str] = lambda: "Run the command again to resume."
+        self._resume_text = resume_text or (lambda: "Run the command again to resume.")
         self._base = base
         self._is_lost = False
         self._notify = notify or _print_notice
@@ -96,10 +101,18 @@ class Storage:
         self.close()
 
     def _lost(self, error: Exception) -> StorageLost:
-        return StorageLost(f"{self.label} has not answered for {self.limit:.0f} s ({reason(error)}). {self.progress()}")
+        return StorageLost(
+            f"{self.label} has not answered for {self.limit:.0f} s ({reason(error)}). {self._resume_text()}"
+        )
 
 
-def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str], None] | None = None) -> Storage:
+def open_storage(
+    spec: Path | str,
+    *,
+    limit: float = 60.0,
+    notify: Callable[[str], None] | None = None,
+    resume_text: Callable[[], str] | None = None,
+) -> Storage:
     """Open the storage of a study.
 
     Args:
@@ -107,6 +120,7 @@ def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str
             "postgresql://user@host/database".
         limit: Longest outage in seconds during which operations are repeated; positive.
         notify: Function called once per outage with a message. Default: print to stderr.
+        resume_text: Function that returns the finished work and how to resume, for the message of `StorageLost`.
 
     Raises:
         RunError: If optuna or a driver is missing, or the file or database cannot be used.
@@ -119,7 +133,7 @@ def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str
     """
     optuna = load_optuna()
     if isinstance(spec, Path):
-        return Storage(_journal(optuna, spec), str(spec), limit=limit, notify=notify)
+        return Storage(_journal(optuna, spec), str(spec), limit=limit, notify=notify, resume_text=resume_text)
     if "://" not in spec:
         raise RunError(f"The storage must be a URL, such as postgresql://user@host/database, got {spec!r}.")
     with quiet():
@@ -129,7 +143,7 @@ def open_storage(spec: Path | str, *, limit: float = 60.0, notify: Callable[[str
             from dashpot.scheduling.database import connect
 
             base = connect(spec, limit)
-    return Storage(base, without_passwords(spec), limit=limit, notify=notify)
+    return Storage(base, without_passwords(spec), limit=limit, notify=notify, resume_text=resume_text)
 
 
 def _redis(optuna: Any, url: str) -> Any:

@@ -70,12 +70,10 @@ class WorkQueue:
         self._direction = direction
         self._pruner = pruner
         share_settings(storage, name, settings)
-        storage.progress = self._progress
         self._items: dict[str, WorkItem] = {}
         self._groups: dict[str, GroupTrials] = {}
         self._claims: dict[int, Claim] = {}
         self._is_claiming = False
-        self._finished_here: set[str] = set()
         self._renewals: dict[int, int] = {}
         self._lock = WorkerLock(folder)
         self._watch = LeaseWatch(self._lock, lease)
@@ -237,15 +235,9 @@ class WorkQueue:
             pass
         except Exception:
             return False
-        self._forget(trial, False)
+        self._forget(trial)
         return True
 
-    def _forget(self, trial: int, is_finished: bool) -> None:
-        claim = self._claims.pop(trial, None)
-        if claim is not None and is_finished:
-            self._finished_here.add(claim.key)
+    def _forget(self, trial: int) -> None:
+        self._claims.pop(trial, None)
         self._renewals.pop(trial, None)
-
-    def _progress(self) -> str:
-        finished = self._finished_here.union(*(group.outcomes for group in self._groups.values()))
-        return f"{len(finished)} of {len(self._items)} items are finished and kept; run the command again to resume."
