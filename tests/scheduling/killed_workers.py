@@ -69,7 +69,7 @@ def work(case: dict[str, Any], number: int) -> None:
     rng = random.Random(number)
     with open_storage(spec(case), limit=case["limit"]) as storage, queue_of(case, storage, number) as queue:
         append(case, "ready", number, "-")
-        while queue.pending().finished < case["items"]:
+        while len(queue.outcomes()) < case["items"]:
             ready = gate(case)
             claim = queue.claim(lambda key: int(key.split("/")[1]) < ready)  # noqa: B023 - called at once
             if claim is None:

@@ -44,18 +44,3 @@ class Outcome:
 
     def __post_init__(self) -> None:
         check("Outcome", "status", self.status, OneOf(STATUSES))
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Number of items by state.
-
-    Attributes:
-        waiting: Items without a worker, including those whose worker has ended.
-        held: Items that living workers execute.
-        finished: Items with an outcome.
-    """
-
-    waiting: int
-    held: int
-    finished: int

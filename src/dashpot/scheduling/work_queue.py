@@ -16,7 +16,7 @@ from dashpot.scheduling.queue_settings import create_study, share_settings, stud
 from dashpot.scheduling.storage import Storage
 from dashpot.scheduling.suggestions import PRUNERS
 from dashpot.scheduling.trials import LEASE, OUTCOME, GroupTrials, end_state, end_trial, new_trial
-from dashpot.scheduling.work_items import Outcome, Pending, WorkItem
+from dashpot.scheduling.work_items import Outcome, WorkItem
 from dashpot.scheduling.worker_lock import WorkerLock
 
 
@@ -100,7 +100,7 @@ class WorkQueue:
             ready: Function of the key that returns whether an item can be executed now.
 
         Returns:
-            The claim; None if no item is free and ready. `pending` returns the number of items that other workers hold.
+            The claim; None if no item is free and ready.
 
         Raises:
             StorageLost: If the storage does not answer.
@@ -119,18 +119,6 @@ class WorkQueue:
         """Return the outcomes of finished items by key; only changes are read from the storage."""
         self._update()
         return {key: outcome for group in self._groups.values() for key, outcome in group.outcomes.items()}
-
-    def pending(self) -> Pending:
-        """Return the number of items by state."""
-        self._update()
-        finished = [key for key, item in self._items.items() if key in self._groups[item.group].outcomes]
-        held = [
-            key
-            for key, item in self._items.items()
-            if key not in self._groups[item.group].outcomes
-            and any(not self._is_over(trial) for trial in self._groups[item.group].running(key))
-        ]
-        return Pending(len(self._items) - len(finished) - len(held), len(held), len(finished))
 
     def close(self) -> None:
         """Give back the items of this worker, stop the renewal of leases and release the lock file.
