@@ -65,3 +65,11 @@ def test_long_words_wrap_and_long_scores_have_space():
     page = section(view_of(judge(results(methods=("adam", "sgd"), metric="loss", gap=1e9)))).html
     [width] = set(re.findall(r'"box":\[[\d.]+,[\d.]+,([\d.]+),', page.split("narrow")[0]))
     assert float(width) < 772
+
+
+def test_drawings_of_a_ranking_agree_on_single_seeds():
+    names = [f"method-{index}" for index in range(42)]
+    text = section(view_of(judge(results(methods=names, seeds=12)))).html  # 480 scores in the first drawing, then 24
+    assert text.count("<figure") == 2
+    assert 'class="seed"' not in text
+    assert "single seeds" not in text

@@ -117,6 +117,11 @@ class Drawing:
         side = "" if anchor == "start" else f' text-anchor="{anchor}"'
         self.add(f'<text class="{kind}" x="{short(x)}" y="{short(y)}"{side}>{html.escape(text)}</text>')
 
+    def rectangle(self, left: float, top: float, right: float, bottom: float, kind: str) -> None:
+        """Append a filled rectangle."""
+        size = f'width="{short(right - left)}" height="{short(bottom - top)}"'
+        self.add(f'<rect class="{kind}" x="{short(left)}" y="{short(top)}" {size}/>')
+
     def dot(self, x: float, y: float, radius: float, kind: str) -> None:
         """Append a filled circle."""
         self.add(f'<circle class="{kind}" cx="{short(x)}" cy="{short(y)}" r="{short(radius)}"/>')

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 
 from dashpot.comparison.findings import PairFinding
-from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
+from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot
 from dashpot.comparison.page.number_text import general
-from dashpot.comparison.page.ranking import ROWS
+from dashpot.comparison.page.row_charts import (
+    AXIS,
+    NAME,
+    NARROW,
+    TALL_ROW,
+    WIDE,
+    edge_arrow,
+    estimate,
+    row_charts,
+    value_axis,
+)
 from dashpot.comparison.page.scales import Scale, padded, ranked_limits
 from dashpot.comparison.page.view import Section, View, folded, note, prose, shortened, table
-from dashpot.comparison.table import has_limits
+from dashpot.comparison.table import WORDS, has_limits
 from dashpot.stats.interval import reverse
 from dashpot.stats.verdicts import more_seeds_text
 
 MOST_COLUMNS = 12
 """Largest number of methods in the matrix of all pairs."""
 MOST_SENTENCES = 200
-WIDE, NARROW = 900.0, 360.0
-ROW, TALL_ROW = 24.0, 40.0
-NAME, WORDS = 150.0, 230.0
-AXIS = 38.0
+ROW, VERDICT = 24.0, 230.0
 
 
 def pairs(view: View) -> Section | None:
@@ -38,13 +44,9 @@ def words(pair: PairFinding) -> str:
     """Return the verdict on the second method of a pair in a few words; empty for a difference without limits."""
     if not has_limits(pair):
         return ""
-    if pair.verdict == "better":
-        return "worse"
-    if pair.verdict == "equivalent":
-        return "equivalent"
     if not pair.more_seeds:
-        return "undecided"
-    return "undecided: " + more_seeds_text(pair.more_seeds).replace("more than 200 more", "over 200 more")
+        return WORDS[pair.verdict]
+    return f"{WORDS[pair.verdict]}: " + more_seeds_text(pair.more_seeds).replace("more than 200 more", "over 200 more")
 
 
 def _forest(view: View) -> str:
@@ -53,11 +55,8 @@ def _forest(view: View) -> str:
     shown = [pair for pair in view.findings.pairs if pair.better == best]
     if not shown:
         return ""
-    charts = []
-    for start in range(0, len(shown), ROWS):
-        own = shown[start : start + ROWS]
-        drawings = "".join(_drawing(view, shown, own, kind) for kind in ("wide", "narrow"))
-        charts.append(f'<figure id="{view.prefix}pairs{f"-{start}" if start else ""}">\n{drawings}\n</figure>')
+    limits = _limits(view, shown)
+    charts = row_charts(f"{view.prefix}pairs", shown, lambda own, kind: _drawing(view, own, kind, limits))
     rule = view.findings.results.rule
     band = (
         f"Shaded band: differences up to the margin of {general(rule.margin)}, which are irrelevant."
@@ -65,9 +64,9 @@ def _forest(view: View) -> str:
         else ""
     )
     paired = "Differences are taken seed by seed."
-    limits = "Lines: simultaneous 95 % confidence intervals for all pairs." if any(map(has_limits, shown)) else ""
-    beyond = "Triangles at an edge: the difference is beyond the axis." if _beyond(view, shown) else ""
-    return "\n".join(charts) + note(paired, limits, band, beyond)
+    lines = "Lines: simultaneous 95 % confidence intervals for all pairs." if any(map(has_limits, shown)) else ""
+    beyond = "Triangles at an edge: the difference is beyond the axis." if _beyond(shown, limits) else ""
+    return charts + note(paired, lines, band, beyond)
 
 
 def _limits(view: View, shown: Sequence[PairFinding]) -> tuple[float, float]:
@@ -79,23 +78,25 @@ def _limits(view: View, shown: Sequence[PairFinding]) -> tuple[float, float]:
     return padded(min(low, -margin), max(high, margin)) if margin <= high - low or low == high else padded(low, high)
 
 
-def _beyond(view: View, shown: Sequence[PairFinding]) -> bool:
-    low, high = _limits(view, shown)
+def _beyond(shown: Sequence[PairFinding], limits: tuple[float, float]) -> bool:
+    low, high = limits
     return any(not low <= -pair.difference.estimate <= high for pair in shown)
 
 
-def _drawing(view: View, shown: Sequence[PairFinding], own: Sequence[PairFinding], kind: str) -> str:
+def _drawing(view: View, own: Sequence[PairFinding], kind: str, limits: tuple[float, float]) -> str:
     wide = kind == "wide"
     row, width = (ROW, WIDE) if wide else (TALL_ROW, NARROW)
     bottom = row * len(own) + 4
-    left, right = (NAME, WIDE - WORDS) if wide else (4, NARROW - 8)
-    scale = Scale(*_limits(view, shown), left, right)
+    left, right = (NAME, WIDE - VERDICT) if wide else (4, NARROW - 8)
+    scale = Scale(*limits, left, right)
     places = Scale(len(own) + 0.5, 0.5, bottom - 2, 2)
     best = view.methods[0].name
     name = f"difference from {shortened(best, 36)}"
     frame = Frame(width, bottom + AXIS, scale, places, name, "row")
     drawing = Drawing()
-    _background(drawing, view, scale, bottom, name, ticks=6 if wide else 4)
+    _shade(drawing, view, scale, bottom)
+    value_axis(drawing, scale, 2, bottom, name)
+    drawing.line(scale.place(0), 2, scale.place(0), bottom, "zero")
     for index, pair in enumerate(own):
         middle = places.place(index + 1) + (0 if wide else 8)
         row_of = Drawing()
@@ -115,29 +116,18 @@ def _drawing(view: View, shown: Sequence[PairFinding], own: Sequence[PairFinding
     return plot(frame, title, drawing.body(), series if wide else (), kind)
 
 
-def _background(drawing: Drawing, view: View, scale: Scale, bottom: float, name: str, ticks: int) -> None:
+def _shade(drawing: Drawing, view: View, scale: Scale, bottom: float) -> None:
+    """Shade the differences up to the margin."""
     margin = view.findings.results.rule.margin
     if margin:
-        left, right = scale.clamped(-margin), scale.clamped(margin)
-        place = f'x="{short(left)}" y="2" width="{short(right - left)}" height="{short(bottom - 2)}"'
-        drawing.add(f'<rect class="shade" {place}/>')
-    for value, label in scale.ticks(ticks):
-        x = scale.place(value)
-        drawing.line(x, 2, x, bottom, "zero" if value == 0 else "grid")
-        drawing.text(x, bottom + 15, label, "tick", "middle")
-    drawing.line(scale.start, bottom, scale.end, bottom, "axis")
-    drawing.text((scale.start + scale.end) / 2, bottom + 32, name, "name", "middle")
+        drawing.rectangle(scale.clamped(-margin), 2, scale.clamped(margin), bottom, "shade")
 
 
 def _interval(drawing: Drawing, pair: PairFinding, scale: Scale, y: float) -> None:
     shown = reverse(pair.difference)
-    if math.isfinite(shown.low) and math.isfinite(shown.high):
-        drawing.line(scale.clamped(shown.low), y, scale.clamped(shown.high), y, "interval")
-    if scale.contains(shown.estimate):
-        drawing.dot(scale.place(shown.estimate), y, 4.2, "mean")
-    else:
-        left = shown.estimate < scale.low
-        drawing.arrow(scale.start + 5 if left else scale.end - 5, y, "left" if left else "right")
+    estimate(drawing, shown, scale, y)
+    if not scale.contains(shown.estimate):
+        edge_arrow(drawing, scale, y, "left" if shown.estimate < scale.low else "right")
 
 
 def _names(drawing: Drawing, pair: PairFinding, y: float, width: float) -> None:

@@ -9,22 +9,30 @@ from collections.abc import Iterator, Sequence
 from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
 from dashpot.comparison.page.number_text import general
+from dashpot.comparison.page.row_charts import (
+    AXIS,
+    NAME,
+    NARROW,
+    ROWS,
+    TALL_ROW,
+    WIDE,
+    edge_arrow,
+    estimate,
+    row_charts,
+    value_axis,
+)
 from dashpot.comparison.page.scales import Scale, padded, ranked_limits
 from dashpot.comparison.page.view import Section, View, note, prose, shortened, table
 from dashpot.comparison.table import steps_text
 from dashpot.utils.format import counted, duration
 
-ROWS = 40
-"""Largest number of methods in a drawing; more methods need several drawings, which fit on printed pages."""
 MOST_DOTS = 400
 """Number of single scores in a drawing above which they are omitted."""
 KINDS = {"Student t", "BCa"}
 """Names of intervals that the page mentions."""
-WIDE, NARROW = 900.0, 360.0
-ROW, TALL_ROW = 26.0, 40.0
-GROUP = 24.0
-NAME, VALUE = 150.0, 128.0
-HEAD, AXIS = 18.0, 40.0
+ROW = 26.0
+GROUP, VALUE = 24.0, 128.0
+HEAD = 18.0
 CHARACTER = 7.5
 """Width of a character of a score."""
 LONGEST = {"wide": 18, "narrow": 26}
@@ -33,20 +41,24 @@ LONGEST = {"wide": 18, "narrow": 26}
 
 def ranking(view: View) -> Section:
     """Return the ranking with its chart and its table."""
+    return Section("ranking", "Ranking", _chart(view) + _notes(view) + _table(view))
+
+
+def _chart(view: View) -> str:
+    """Return the chart with its explanation; all its drawings have equal axes."""
     ranked = [method for method in view.methods if method.mean is not None]
-    charts = "".join(_chart(view, ranked[start : start + ROWS], start) for start in range(0, len(ranked), ROWS))
-    return Section("ranking", "Ranking", charts + _legend(view, ranked) + _notes(view) + _table(view))
+    if not ranked:
+        return note("No method has a score.")
+    limits, dots = _limits(ranked), _has_dots(ranked)
+
+    def draw(own: Sequence[MethodFinding], kind: str) -> str:
+        return _drawing(view, own, kind, limits, dots=dots)
+
+    return row_charts(f"{view.prefix}ranking", ranked, draw) + _legend(view, ranked, limits, dots=dots)
 
 
-def _chart(view: View, ranked: Sequence[MethodFinding], start: int) -> str:
-    key = f"{view.prefix}ranking{f'-{start}' if start else ''}"
-    drawings = "".join(_drawing(view, ranked, kind) for kind in ("wide", "narrow"))
-    return f'<figure id="{key}">\n{drawings}\n</figure>\n'
-
-
-def _limits(view: View) -> tuple[float, float]:
-    """Return the limits of the axis, which are equal in all drawings; methods with diverged runs do not affect them."""
-    ranked = [method for method in view.methods if method.mean is not None]
+def _limits(ranked: Sequence[MethodFinding]) -> tuple[float, float]:
+    """Return the limits of the axis; methods with diverged runs do not affect them."""
     regular = [method for method in ranked if not method.counts.get("diverged")] or ranked
     low, high = ranked_limits([method.mean for method in regular if method.mean is not None])
     reach = (high - low) / 2
@@ -54,12 +66,12 @@ def _limits(view: View) -> tuple[float, float]:
     return padded(min([low, *scores]), max([high, *scores]))
 
 
-def _drawing(view: View, ranked: Sequence[MethodFinding], kind: str) -> str:
+def _drawing(view: View, ranked: Sequence[MethodFinding], kind: str, axis: tuple[float, float], *, dots: bool) -> str:
     wide = kind == "wide"
     row, width = (ROW, WIDE) if wide else (TALL_ROW, NARROW)
     bottom = HEAD + row * len(ranked)
     left, right = (GROUP + NAME, WIDE - _value_width(view)) if wide else (GROUP + 4, NARROW - 8)
-    scale = Scale(*_limits(view), left, right)
+    scale = Scale(*axis, left, right)
     places = Scale(len(ranked) + 0.5, 0.5, bottom, HEAD)
     frame = Frame(width, bottom + AXIS, scale, places, view.score_name, "place")
     drawing = Drawing()
@@ -68,9 +80,9 @@ def _drawing(view: View, ranked: Sequence[MethodFinding], kind: str) -> str:
     drawing.text(width - 2, 11, "mean ± 95 %" if limits else "score", "name", "end")
     if limits:
         _groups(drawing, view, ranked, row, width)
-    _axis(drawing, view, scale, bottom, width)
+    better = "\N{RIGHTWARDS ARROW}" if view.findings.results.rule.direction == "max" else "\N{LEFTWARDS ARROW}"
+    value_axis(drawing, scale, HEAD, bottom, f"{view.score_name}, better {better}")
     series: list[Readout] = []
-    dots = _has_dots(ranked)
     for index, method in enumerate(ranked):
         middle = places.place(index + 1) + (0 if wide else 8)
         own = Drawing()
@@ -87,8 +99,7 @@ def _groups(drawing: Drawing, view: View, ranked: Sequence[MethodFinding], row: 
     for rank, first, count in _spans(view, ranked):
         top, height = HEAD + row * first, row * count
         if rank.isdigit() and int(rank) % 2 == 0:
-            place = f'x="0" y="{short(top)}" width="{short(width)}" height="{short(height)}"'
-            drawing.add(f'<rect class="shade" {place}/>')
+            drawing.rectangle(0, top, width, top + height, "shade")
         drawing.text(0, top + height / 2 + 4, rank, "group")
         if count > 1:
             low, high = short(top + 5), short(top + height - 5)
@@ -113,16 +124,6 @@ def _spans(view: View, ranked: Sequence[MethodFinding]) -> Iterator[tuple[str, i
             first = index
 
 
-def _axis(drawing: Drawing, view: View, scale: Scale, bottom: float, width: float) -> None:
-    for value, label in scale.ticks(6 if width == WIDE else 4):
-        x = scale.place(value)
-        drawing.line(x, HEAD, x, bottom, "grid")
-        drawing.text(x, bottom + 15, label, "tick", "middle")
-    drawing.line(scale.start, bottom, scale.end, bottom, "axis")
-    better = "\N{RIGHTWARDS ARROW}" if view.findings.results.rule.direction == "max" else "\N{LEFTWARDS ARROW}"
-    drawing.text((scale.start + scale.end) / 2, bottom + 33, f"{view.score_name}, better {better}", "name", "middle")
-
-
 def _row(drawing: Drawing, method: MethodFinding, scale: Scale, y: float, *, dots: bool) -> None:
     """Draw the seeds, the interval and the mean of a method; arrows mark values beyond the axis."""
     mean = method.mean
@@ -133,11 +134,8 @@ def _row(drawing: Drawing, method: MethodFinding, scale: Scale, y: float, *, dot
     outside = {"left": any(s < scale.low for s in method.scores), "right": any(s > scale.high for s in method.scores)}
     for side, found in outside.items():
         if found:
-            drawing.arrow(scale.start + 5 if side == "left" else scale.end - 5, y, side)
-    if math.isfinite(mean.low) and math.isfinite(mean.high):
-        drawing.line(scale.clamped(mean.low), y, scale.clamped(mean.high), y, "interval")
-    if scale.contains(mean.estimate):
-        drawing.dot(scale.place(mean.estimate), y, 4.6, "mean")
+            edge_arrow(drawing, scale, y, side)
+    estimate(drawing, mean, scale, y)
 
 
 def _value(view: View, method: MethodFinding) -> str:
@@ -167,17 +165,15 @@ def _readouts(view: View, method: MethodFinding, place: int, *, dots: bool) -> l
     return series
 
 
-def _legend(view: View, ranked: Sequence[MethodFinding]) -> str:
+def _legend(view: View, ranked: Sequence[MethodFinding], axis: tuple[float, float], *, dots: bool) -> str:
     """Return the explanation of the chart."""
-    if not ranked:
-        return note("No method has a score.")
-    low, high = _limits(view)
+    low, high = axis
     beyond = any(score < low or score > high for method in ranked for score in method.scores)
     arrows = "Arrows: values beyond the axis." if beyond else ""
     if not _has_limits(view):
         return note(f"Scores of {counted(len(view.findings.seeds), 'seed')}, without intervals.", arrows)
     kinds = sorted({method.mean.method for method in ranked if method.mean is not None} & KINDS)
-    seeds = "; small dots: single seeds" if _has_dots(ranked) else ""
+    seeds = "; small dots: single seeds" if dots else ""
     kind = f" ({', '.join(kinds)})" if kinds else ""
     parts = [
         f"Large dot: mean over {counted(len(view.findings.seeds), 'seed')}{seeds}.",
