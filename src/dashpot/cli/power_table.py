@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from itertools import combinations
@@ -22,7 +21,7 @@ from dashpot.stats.power import (
     seeds_for_equivalence,
     seeds_needed,
 )
-from dashpot.stats.verdicts import number
+from dashpot.stats.verdicts import decimals, number
 from dashpot.utils.format import counted
 
 MOST = 1000
@@ -120,7 +119,7 @@ def _needed(event: str, goal: float, needed: int | None) -> str:
 
 def _numbers(*values: float) -> list[str]:
     """Format numbers with the decimals at which the smallest one has two significant digits."""
-    digits = max(0, 1 - math.floor(math.log10(min(abs(value) for value in values if value) if any(values) else 1)))
+    digits = max(0, decimals(min(filter(None, map(abs, values)), default=0.0)))
     return [number(value, digits) for value in values]
 
 

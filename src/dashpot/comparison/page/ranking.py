@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dashpot.comparison.findings import MethodFinding
 from dashpot.comparison.page.drawing import Drawing, Frame, Readout, plot, short
@@ -195,24 +195,22 @@ def _notes(view: View) -> str:
 def _table(view: View) -> str:
     """Return the table of all methods, whose columns without any value are omitted."""
     target = view.findings.results.rule.target
-    columns = {
+    columns: dict[str, Callable[[View, MethodFinding], str]] = {
         "tie group": _group,
         view.score_name: _mean,
         "± 95 %": _width,
         "sd": _sd,
         "difference to best": _to_best,
-        "" if target is None else f"steps to {general(target, 6)}": _steps,
-        "CPU time": _cpu,
-        "completed runs": _runs if any(set(method.counts) - {"done"} for method in view.methods) else _nothing,
     }
+    if target is not None:
+        columns[f"steps to {general(target, 6)}"] = _steps
+    columns["CPU time"] = _cpu
+    if any(set(method.counts) - {"done"} for method in view.methods):
+        columns["completed runs"] = _runs
     cells = {name: [column(view, method) for method in view.methods] for name, column in columns.items()}
     shown = {name: column for name, column in cells.items() if set(column) != {"–"}}
     rows = [[view.named(method.name), *row] for method, *row in zip(view.methods, *shown.values(), strict=True)]
     return table(map(html.escape, ["method", *shown]), rows, "ranking")
-
-
-def _nothing(*_: object) -> str:
-    return "–"
 
 
 def _cpu(_: View, method: MethodFinding) -> str:

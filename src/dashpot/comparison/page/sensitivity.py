@@ -12,6 +12,7 @@ from dashpot.comparison.page.panels import Axes, Panel, small_multiples
 from dashpot.comparison.page.scales import padded, robust_limits
 from dashpot.comparison.page.view import Section, View, folded, note, table
 from dashpot.comparison.results import Curve
+from dashpot.utils.format import counted
 
 
 def sensitivity(view: View) -> Section | None:
@@ -28,9 +29,9 @@ def sensitivity(view: View) -> Section | None:
     shared = Axes(x, limits, "factor of the learning rate", change, log_x=True, x_ticks=ticks, line=0.0, dots=True)
     seeds = len({run.seed for run in view.findings.results.rate_runs})
     explained = (
-        f"Change of the score if the learning rate is multiplied by a factor, over {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}. Dashed line: no change. Triangles at an edge: the change is beyond the "
-        "axis. A diverged run has the score of its untrained model."
+        f"Change of the score if the learning rate is multiplied by a factor, over {counted(seeds, 'seed')}. Dashed "
+        "line: no change. Triangles at an edge: the change is beyond the axis. A diverged run has the score of its "
+        "untrained model."
     )
     charts = small_multiples(view, "sensitivity", shared, panels) + note(explained)
     return Section("sensitivity", "Sensitivity to the learning rate", charts + _table(view, factors))

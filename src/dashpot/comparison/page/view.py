@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dashpot.analysis.wording import unbroken
 from dashpot.comparison.findings import Findings, MethodFinding
 from dashpot.comparison.page.number_text import bare, score, signed, with_minus
-from dashpot.comparison.score_text import mean_text, score_decimals
+from dashpot.comparison.score_text import mean_text, metric_text, score_decimals
 from dashpot.comparison.table import difference_text, pairs_of_best, ranks
 from dashpot.figures.charts import legend_entry, swatch
 from dashpot.figures.method_styles import Style
@@ -50,8 +50,7 @@ class View:
     @property
     def score_name(self) -> str:
         """Name of the score, such as "test accuracy"."""
-        rule = self.findings.results.rule
-        return f"{rule.split} {rule.metric}"
+        return metric_text(self.findings.results.rule)
 
     def at(self, prefix: str) -> View:
         """Return the view with another prefix of ids."""
