@@ -214,6 +214,14 @@ def test_panels_of_further_methods_are_folded():
     assert found[1].count('class="panel"') == 12
 
 
+def test_number_of_methods_without_a_panel_is_stated():
+    names = [f"method-{index}" for index in range(15)]
+    text = render_page([judge(results(methods=names, seeds=3, trials=3))])
+    found = re.search(r'<figure class="panels" id="tuning">.*?</figure>\s*<p class="note">(.*?)</p>', text, re.DOTALL)
+    assert found is not None
+    assert found[1] == "Panels of 12 of 15 methods."
+
+
 def test_methods_without_runs_have_no_panel():
     parsed = Parsed(page_of("missing runs"))
     assert "No curve of sgd: no run." in parsed.text

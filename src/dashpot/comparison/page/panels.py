@@ -86,7 +86,7 @@ class Axes:
 
 
 def small_multiples(view: View, key: str, shared: Axes, panels: Sequence[Panel], *, rest: bool = False) -> str:
-    """Return the panels; with `rest`, those of the methods after the first `SHOWN` follow in a folded part.
+    """Return the panels of the first `SHOWN` methods; with `rest`, the others follow in a folded part.
 
     Methods without any curve have no panel; they are listed below.
     """
@@ -114,7 +114,8 @@ def small_multiples(view: View, key: str, shared: Axes, panels: Sequence[Panel],
     if len(drawn) > SHOWN:
         more = f'<figure class="panels">\n{_grid(drawn[SHOWN:])}\n</figure>'
         shown += folded(f"{len(drawn) - SHOWN} further methods", more, printed=False)
-    return shown + note(*(f"No curve of {panel.method}: {panel.value}." for panel in empty[:SHOWN]))
+    omitted = f"Panels of {len(drawn)} of {len(panels)} methods." if len(drawn) < len(panels) else ""
+    return shown + note(omitted, *(f"No curve of {panel.method}: {panel.value}." for panel in empty[:SHOWN]))
 
 
 def _grid(drawn: Sequence[str]) -> str:
