@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from dashpot.errors import ArgumentError
-from dashpot.stats import Interval
-from dashpot.stats.sensitivity import rate_sensitivity, sensitivity_sentence
+from dashpot.stats.sensitivity import rate_sensitivity
 
 
 def test_interval_is_that_of_the_paired_differences():
@@ -38,24 +37,3 @@ def test_one_seed_has_no_limits():
 def test_different_numbers_of_scores_raise():
     with pytest.raises(ArgumentError, match="factor 2 must have 2 scores"):
         rate_sensitivity({2: [0.8]}, [0.9, 0.9])
-
-
-def change(value):
-    return Interval(value, value, value)
-
-
-def test_sentence_names_the_worse_side_of_each_factor():
-    changes = {0.1: change(0.3), 0.5: change(-0.01), 2.0: change(0.02), 10.0: change(1.25)}
-    text = sensitivity_sentence(changes, "loss", "min")
-    assert text == "A learning rate wrong by a factor of 10 costs 1.2 loss, by a factor of 2 .020."
-
-
-def test_better_scores_cost_nothing():
-    changes = {0.5: change(0.01), 2.0: change(0.02)}
-    assert (
-        sensitivity_sentence(changes, "accuracy", "max") == "A learning rate wrong by a factor of 2 costs 0 accuracy."
-    )
-
-
-def test_sentence_without_changes_is_empty():
-    assert sensitivity_sentence({}, "accuracy", "max") == ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dashpot.constraints import OneOf, check
+from dashpot.constraints import check
 from dashpot.errors import ArgumentError
 from dashpot.stats.differences import paired_interval
 from dashpot.stats.interval import Interval
@@ -52,51 +52,3 @@ def rate_sensitivity(scores: Mapping[float, Any], selected: Any, *, level: float
             unbounded = Interval(float(differences.mean()), -math.inf, math.inf, level, "one seed")
             changes[factor] = paired_interval(differences, level) or unbounded
     return changes
-
-
-def sensitivity_sentence(changes: Mapping[float, Interval], metric: str, direction: str) -> str:
-    """Return a sentence on the cost of wrong learning rates, largest factor first.
-
-    The cost of a factor is that of the worse of the two rates, multiplied or divided by the factor; 0 if neither is
-    worse than the selected rate.
-
-    Args:
-        changes: Changes of the score by factor, as returned by `rate_sensitivity`.
-        metric: Name of the score.
-        direction: "max" or "min".
-
-    Returns:
-        The sentence, or "" without changes.
-
-    Raises:
-        ArgumentError: If `direction` is out of range.
-
-    Example:
-        >>> changes = {f: Interval(c, c, c) for f, c in ((0.1, -0.02), (0.5, -0.004), (2.0, 0.001), (10.0, -0.12))}
-        >>> sensitivity_sentence(changes, "accuracy", "max")
-        'A learning rate wrong by a factor of 10 costs .12 accuracy, by a factor of 2 .0040.'
-    """
-    check("sensitivity_sentence", "direction", direction, OneOf(("max", "min")))
-    sign = 1.0 if direction == "max" else -1.0
-    costs: dict[float, float] = {}
-    for factor, change in changes.items():
-        size = float(f"{max(factor, 1 / factor):.6g}")  # 1/.1 and 10 are one factor
-        costs[size] = max(costs.get(size, 0.0), -sign * change.estimate)
-    parts = [f"by a factor of {size:g} {{}}{_number(costs[size])}" for size in sorted(costs, reverse=True)]
-    if not parts:
-        return ""
-    first, *others = parts
-    text = ", ".join([first.format("costs ") + f" {metric}", *(part.format("") for part in others)])
-    return f"A learning rate wrong {text}."
-
-
-def _number(value: float) -> str:
-    """Return a number with two significant digits and without a leading zero.
-
-    >>> _number(0.1234), _number(0.00042), _number(12.34), _number(0.0)
-    ('.12', '.00042', '12', '0')
-    """
-    if value == 0:
-        return "0"
-    digits = max(0, 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}".removeprefix("0")
