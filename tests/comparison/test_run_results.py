@@ -117,6 +117,14 @@ def test_diverged_and_unfinished_runs(make):
     assert any("diverged run is its first value: adam seed 1, adam seed 2" in note for note in judge(found).notes)
 
 
+def test_completed_run_with_a_score_that_is_not_finite_has_diverged(make):
+    found = results_of_runs([make("a", [0.3, "nan"]), make("b", [0.9, 0.9], seed=1)])
+    assert [(run.status, run.score, run.steps_to_target) for run in found.runs] == [
+        ("diverged", 0.3, math.inf),
+        ("done", 0.9, 10),
+    ]
+
+
 def test_different_lengths_are_remarked(make):
     found = results_of_runs([make("a", [0.5, 0.9]), make("b", [0.9], seed=1)])
     assert found.remarks == ("The runs have different lengths, 10 to 20 steps; each score is the last value.",)

@@ -39,7 +39,7 @@ def judged_run(run: Run, steps: int, *, method: str | None = None) -> JudgedRun:
         method=run.entry if method is None else method,
         seed=run.seed,
         status=_status(run),
-        score=_finite(verdict_score(run)),
+        score=verdict_score(run),
         steps_to_target=_steps_to_target(run),
         steps=steps,
         curves=_curves(run),
@@ -61,18 +61,18 @@ def tuning_trial(run: Run, number: int, selected: Mapping[str, float] | None) ->
         selected: Settings of the judged runs of the method, or None if unknown.
     """
     values = {name: float(value) for name, value in run.header.get("values", {}).items()}
-    score = _finite(validation_score(run)) if run.status == "done" else None
+    score = validation_score(run) if run.status == "done" else None
     return TuningTrial(run.entry, number, values, run.status, score, values == selected, (run.end or {}).get("error"))
 
 
 def rate_run(run: Run, factor: float) -> RateRun:
     """Return the results of the record of a run with the learning rate multiplied by `factor`."""
-    return RateRun(run.entry, factor, run.seed, _status(run), _finite(verdict_score(run)))
+    return RateRun(run.entry, factor, run.seed, _status(run), verdict_score(run))
 
 
 def _status(run: Run) -> str:
-    """Return the status; a finished run with a final score that is not finite has diverged."""
-    if run.status == "done" and not math.isfinite(verdict_score(run) or 0.0):
+    """Return the status; a completed run without a finite score has diverged."""
+    if run.status == "done" and verdict_score(run) is None:
         return "diverged"
     return run.status
 
