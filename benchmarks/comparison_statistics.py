@@ -29,13 +29,14 @@ from processor import stamp
 from scipy import stats
 from table import table
 
-from dashpot.stats.all_pairs import complete_limits
-from dashpot.stats.block_model import residual, tukey_factor
+from dashpot.stats.block_model import Residual, pair_level, residual, tukey_factor
 from dashpot.stats.bootstrap import bca_limits
 from dashpot.stats.differences import RESAMPLED, limits_of_means
+from dashpot.stats.pooling import CLEAR_LEVEL, SPHERICITY_LEVEL, Pool, pair_half_width, pool
 from dashpot.stats.power import power
 from dashpot.stats.sequential import spent_alpha
 from dashpot.stats.sign_flips import sign_flip_p
+from dashpot.stats.sphericity import sphericity_p
 
 Array = NDArray[np.float64]
 
@@ -88,6 +89,39 @@ def scores(rng: np.random.Generator, kind: str, shape: tuple[int, int, int]) -> 
     return noise(rng, kind, shape) + 3 * rng.standard_normal((shape[0], 1, shape[2]))
 
 
+def limits_of_pairs(scores: Array, level: float) -> tuple[Array, Array]:
+    """Return the limits of all pairs for many studies, as `all_pairs` does for one.
+
+    Args:
+        scores: Scores by study, method and seed, without missing or equal scores.
+        level: Simultaneous confidence level.
+
+    Returns:
+        Lower and upper limits by study and pair, with the pairs in the order of `itertools.combinations`.
+    """
+    methods, seeds = scores.shape[1:]
+    first, second = np.triu_indices(methods, 1)
+    differences = scores[:, first] - scores[:, second]
+    if seeds >= RESAMPLED:
+        return limits_of_means(differences, pair_level(level, methods))
+    variance = differences.var(-1, ddof=1)
+    half = pair_half_width(variance, seeds, None, level, methods)
+    if methods > 2:
+        p = sphericity_p(scores)
+        for is_spherical in (True, False):
+            rows = (p >= CLEAR_LEVEL) & ((p >= SPHERICITY_LEVEL) == is_spherical)
+            found = residual(scores[rows])
+            pooled = Pool(tuple(range(methods)), Residual(found.variance[:, None], found.degrees), is_spherical)
+            half[rows] = pair_half_width(variance[rows], seeds, pooled, level, methods)
+        for study in np.flatnonzero(p < CLEAR_LEVEL):
+            pooled = pool(scores[study])
+            among = np.isin(first, pooled.members) & np.isin(second, pooled.members)
+            if among.any():
+                half[study, among] = pair_half_width(variance[study, among], seeds, pooled, level, methods)
+    mean = differences.mean(-1)
+    return mean - half, mean + half
+
+
 def separated(values: Array, level: float, low: Array, high: Array) -> NDArray[np.bool_]:
     """Return for each study and pair whether there is a verdict: the interval excludes 0, and the p-value is small.
 
@@ -105,7 +139,7 @@ def separated(values: Array, level: float, low: Array, high: Array) -> NDArray[n
 def null_rates(kind: str, methods: int, seeds: int, studies: int, seed: int = 0) -> Rates:
     """Return the rates of studies of methods with equal means."""
     values = scores(np.random.default_rng((seed, methods, seeds, *kind.encode())), kind, (studies, methods, seeds))
-    low, high = complete_limits(values, 0.95)
+    low, high = limits_of_pairs(values, 0.95)
     covered = (low <= 0) & (high >= 0)
     verdicts = separated(values, 0.95, low, high).any(-1)
     return Rates(*(100 * float(x.mean()) for x in (verdicts, covered.all(-1), covered)))
@@ -125,7 +159,7 @@ def found_rate(
     rng = np.random.default_rng((seed, methods, seeds))
     values = scores(rng, kind, (studies, methods, seeds))
     values[:, 0] += difference
-    low, high = complete_limits(values, 0.95)
+    low, high = limits_of_pairs(values, 0.95)
     return 100 * float(separated(values, 0.95, low, high)[:, 0].mean())
 
 
@@ -136,7 +170,7 @@ def sequential_rate(kind: str, methods: int, studies: int, seed: int = 0) -> flo
     verdicts = np.zeros(studies, dtype=bool)
     for look, alpha in zip(LOOKS, spent_alpha(LOOKS), strict=True):
         part = values[..., :look]
-        verdicts |= separated(part, 1 - alpha, *complete_limits(part, 1 - alpha)).any(-1)
+        verdicts |= separated(part, 1 - alpha, *limits_of_pairs(part, 1 - alpha)).any(-1)
     return 100 * float(verdicts.mean())
 
 
@@ -148,7 +182,7 @@ def false_equivalence(kind: str, margin: float, seeds: int, studies: int, seed: 
     rng = np.random.default_rng((seed, seeds, *kind.encode()))
     values = scores(rng, kind, (studies, 2, seeds))
     values[:, 0] += margin
-    low, high = complete_limits(values, 0.95)
+    low, high = limits_of_pairs(values, 0.95)
     return 100 * float(((low >= -margin) & (high <= margin)).mean())
 
 

@@ -30,17 +30,23 @@ def test_few_null_comparisons_keep_the_error_rate(kind):
     assert rates.pair >= rates.joint >= 95 - 3 * 2 * ERROR
 
 
-def test_simulated_verdicts_are_those_of_single_studies():
-    for seeds in (5, 20):
-        values = simulated.scores(np.random.default_rng(7), "Gaussian", (20, 4, seeds))
-        values[:, 0] += 1.5
-        limits = simulated.complete_limits(values, 0.95)
-        found = simulated.separated(values, 0.95, *limits)
-        results = [all_pairs(table) for table in values]
-        single = [[result.separated(i, j) for i, j in combinations(range(4), 2)] for result in results]
-        assert found.any()
-        assert not found.all()
-        assert (found == np.array(single)).all()
+@pytest.mark.parametrize("methods", [2, 4])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+def test_simulated_studies_are_compared_as_single_ones(seeds, methods):
+    values = simulated.scores(np.random.default_rng(7), "Gaussian", (20, methods, seeds))
+    values[:, 0] += 1.5
+    values[:5, -1] *= 30  # not pooled
+    limits = simulated.limits_of_pairs(values, 0.95)
+    found = simulated.separated(values, 0.95, *limits)
+    pairs = list(combinations(range(methods), 2))
+    for k, result in enumerate(map(all_pairs, values)):
+        intervals = [result.intervals[i][j] for i, j in pairs]
+        assert found[k].tolist() == [result.separated(i, j) for i, j in pairs]
+        if seeds < 20:  # `all_pairs` extends intervals from 20 seeds to agree with the p-values
+            assert limits[0][k] == pytest.approx([x.low for x in intervals], rel=1e-9)
+            assert limits[1][k] == pytest.approx([x.high for x in intervals], rel=1e-9)
+    assert found.any()
+    assert not found.all()
 
 
 @pytest.mark.parametrize("kind", simulated.SAME)

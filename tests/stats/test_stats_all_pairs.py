@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dashpot.errors import ArgumentError
-from dashpot.stats.all_pairs import all_pairs, complete_limits
+from dashpot.stats.all_pairs import all_pairs
 from dashpot.stats.differences import paired_interval, paired_p
 
 RNG = np.random.default_rng(3)
@@ -95,18 +95,6 @@ def test_intervals_are_antisymmetric_and_invariant_to_seed_effects():
         assert (a.low, a.high) == (-b.high, -b.low)
         assert (a.low, a.high) == pytest.approx((c.low, c.high), rel=1e-9)
         assert found.p[i][j] == found.p[j][i]
-
-
-@pytest.mark.parametrize("n", [3, 8, 25])
-def test_many_complete_studies_are_compared_as_one(n):
-    noisy = NOISE[:, :n] * np.array([1, 1, 30, 1])[:, None]
-    low, high = complete_limits(np.stack([NOISE[:, :n], 2 * NOISE[:, :n], noisy]), 0.95)
-    found = all_pairs(NOISE[:, :n])
-    expected = [found.intervals[i][j] for i, j in combinations(range(4), 2)]
-    assert low[0] == pytest.approx([x.low for x in expected], rel=1e-9)
-    assert high[1] == pytest.approx([2 * x.high for x in expected], rel=1e-9)
-    found = all_pairs(noisy)
-    assert high[2] == pytest.approx([found.intervals[i][j].high for i, j in combinations(range(4), 2)], rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [2, 5, 25])

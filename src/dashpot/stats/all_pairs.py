@@ -14,7 +14,7 @@ from dashpot.errors import ArgumentError
 from dashpot.stats.block_model import joint_p, pair_level
 from dashpot.stats.differences import LEVEL, RESAMPLED, limits_of_means, p_of_limits
 from dashpot.stats.interval import Interval, reverse
-from dashpot.stats.pooling import Pool, complete_half_widths, pair_half_width, pair_p, pool
+from dashpot.stats.pooling import Pool, pair_half_width, pair_p, pool
 from dashpot.stats.rounding import least_variance, without_rounding_errors
 from dashpot.stats.sign_flips import sign_flip_p
 from dashpot.utils.format import counted
@@ -193,7 +193,7 @@ def _modelled(
         members = pooled if i in pooled.members and j in pooled.members else None
         mean, n = float(values.mean()), len(values)
         variance = max(float(values.var(ddof=1)), float(least_variance(values, scale)))
-        half = pair_half_width(variance, n, members, level, methods)
+        half = float(pair_half_width(variance, n, members, level, methods))
         interval = Interval(mean, mean - half, mean + half, level, _name(methods, members))
         p = pair_p(mean, variance, n, members, methods)
         found[i, j] = _Pair(interval, p, float(values.std(ddof=1)))
@@ -213,26 +213,6 @@ def _study_name(methods: int, pooled: Pool) -> str:
     if other:
         name += f"; Student t with Bonferroni for the pairs of {counted(other, 'method')} with a different variance"
     return name if pooled.is_spherical else f"{name}; unequal variances: at least Student t with Bonferroni"
-
-
-def complete_limits(scores: Array, level: float) -> tuple[Array, Array]:
-    """Return the limits of all pairs for many complete studies without equal scores, as `all_pairs` does for one.
-
-    Args:
-        scores: Scores by study, method and seed.
-        level: Simultaneous confidence level.
-
-    Returns:
-        Lower and upper limits by study and pair, with the pairs in the order of `itertools.combinations`.
-    """
-    k, n = scores.shape[-2:]
-    first, second = np.triu_indices(k, 1)
-    differences = scores[..., first, :] - scores[..., second, :]
-    if n >= RESAMPLED:
-        return limits_of_means(differences, pair_level(level, k))
-    half = complete_half_widths(scores, level)
-    mean = differences.mean(-1)
-    return mean - half, mean + half
 
 
 def _plain(differences: Array, level: float, is_equal: bool) -> _Pair | None:

@@ -80,7 +80,7 @@ def _squares(scores: Array) -> Array:
     return (residuals**2).sum(-1)
 
 
-def pair_half_width(variance: float, seeds: int, pooled: Pool | None, level: float, methods: int) -> float:
+def pair_half_width(variance: float | Array, seeds: int, pooled: Pool | None, level: float, methods: int) -> Array:
     """Return the half-width of the interval of a pair.
 
     Args:
@@ -89,15 +89,15 @@ def pair_half_width(variance: float, seeds: int, pooled: Pool | None, level: flo
         pooled: The pool if both methods are members, else None.
         level: Simultaneous confidence level.
         methods: Number of methods.
+
+    Returns:
+        Half-width, of the common shape of `variance` and that of the pool.
     """
-    tail = (1 - level) / 2 / _tests(pooled, methods)
-    own = float(stats.t.isf(tail, seeds - 1)) * math.sqrt(variance / seeds)
-    return own if pooled is None else max(own, _tukey(pooled, level, methods) / math.sqrt(seeds))
-
-
-def _tukey(pooled: Pool, level: float, methods: int) -> float:
+    own = stats.t.isf((1 - level) / 2 / _tests(pooled, methods), seeds - 1) * np.sqrt(np.divide(variance, seeds))
+    if pooled is None:
+        return own
     found = pooled.residual
-    return tukey_factor(level, methods, found.degrees) * float(np.sqrt(2 * found.variance))
+    return np.maximum(own, tukey_factor(level, methods, found.degrees) * np.sqrt(2 * found.variance / seeds))
 
 
 def _tests(pooled: Pool | None, methods: int) -> int:
@@ -115,36 +115,3 @@ def pair_p(mean: float, variance: float, seeds: int, pooled: Pool | None, method
         return own
     error = float(np.sqrt(2 * pooled.residual.variance / seeds))
     return max(own, tukey_p(abs(mean) / error, methods, pooled.residual.degrees) if error else 0.0)
-
-
-def complete_half_widths(scores: Array, level: float, methods: int = 0) -> Array:
-    """Return the half-widths of all pairs for many studies without missing scores, as `pair_half_width` for one.
-
-    Args:
-        scores: Scores by study, method and seed.
-        level: Simultaneous confidence level.
-        methods: Number of methods for the correction. 0 for that of `scores`.
-
-    Returns:
-        Half-widths by study and pair, with the pairs in the order of `itertools.combinations`.
-    """
-    k, n = scores.shape[-2:]
-    methods = methods or k
-    first, second = np.triu_indices(k, 1)
-    errors = (scores[:, first] - scores[:, second]).std(-1, ddof=1) / np.sqrt(n)
-    corrected = stats.t.isf((1 - level) / (methods * (methods - 1)), n - 1) * errors
-    if k < 3 or n < 3:
-        return corrected
-    p = sphericity_p(scores)
-    found = residual(scores)
-    tukey = tukey_factor(level, methods, found.degrees) * np.sqrt(2 * found.variance / n)
-    own = np.where(
-        (p >= SPHERICITY_LEVEL)[:, None], stats.t.isf((1 - level) / 2 / OWN_SHARE, n - 1) * errors, corrected
-    )
-    half = np.maximum(tukey[:, None], own)
-    for study in np.flatnonzero(p < CLEAR_LEVEL):
-        removed = int(_squares(scores[study]).argmax())
-        rest = np.delete(scores[study], removed, axis=0)
-        half[study] = corrected[study]
-        half[study, (first != removed) & (second != removed)] = complete_half_widths(rest[None], level, methods)[0]
-    return half

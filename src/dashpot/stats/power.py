@@ -13,9 +13,9 @@ from scipy.special import ndtr
 
 from dashpot.constraints import Interval as Range
 from dashpot.constraints import check
-from dashpot.stats.block_model import pair_level, tukey_factor
+from dashpot.stats.block_model import Residual, pair_level
 from dashpot.stats.differences import LEVEL, RESAMPLED
-from dashpot.stats.pooling import OWN_SHARE, SPHERICITY_LEVEL
+from dashpot.stats.pooling import SPHERICITY_LEVEL, Pool, pair_half_width
 
 Array = npt.NDArray[np.float64]
 
@@ -235,22 +235,25 @@ def _halves(seeds: int, methods: int, level: float) -> tuple[tuple[float, Array]
     """Return the distribution of the half-width for sd = sqrt(seeds) = 1 as equally probable values.
 
     The sum of squares of a pair is one of methods - 1 independent parts of the residual sum of squares. The second
-    array contains the intervals after the test of sphericity has failed, with the probability of that.
+    array contains the half-widths after the test of sphericity has failed, with the probability of that.
     """
     own = _chi_square(seeds - 1)
     if seeds >= RESAMPLED:
         return ((1.0, _resampled_halves(own, seeds, pair_level(level, methods))),)
-    pairs, tail = methods * (methods - 1) // 2, (1 - level) / 2
+
+    def halves(variance: Array, pooled: Pool | None) -> Array:
+        return pair_half_width(variance, seeds, pooled, level, methods) * np.sqrt(seeds)
+
     if methods == 2 or seeds == 2:
-        return ((1.0, stats.t.isf(tail / pairs, seeds - 1) * np.sqrt(own / (seeds - 1))),)
+        return ((1.0, halves(own / (seeds - 1), None)),)
     degrees = (methods - 1) * (seeds - 1)
     total = own[:, None] + _chi_square(degrees - seeds + 1)
-    tukey = tukey_factor(level, methods, degrees) * np.sqrt(total / degrees)
-
-    def halves(share: int) -> Array:
-        return _thinned(np.maximum(tukey, stats.t.isf(tail / share, seeds - 1) * np.sqrt(own / (seeds - 1))[:, None]))
-
-    return (1 - SPHERICITY_LEVEL, halves(OWN_SHARE)), (SPHERICITY_LEVEL, halves(pairs))
+    residual = Residual(total / degrees / 2, degrees)
+    accepted, rejected = (
+        _thinned(halves(own[:, None] / (seeds - 1), Pool(tuple(range(methods)), residual, is_spherical)))
+        for is_spherical in (True, False)
+    )
+    return (1 - SPHERICITY_LEVEL, accepted), (SPHERICITY_LEVEL, rejected)
 
 
 def _resampled_halves(own: Array, seeds: int, level: float) -> Array:
