@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import LIMIT
+from browser import drawn, needs_browser
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.figures import (
@@ -25,8 +22,6 @@ from dashpot.figures import (
     tag,
     write_page,
 )
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def figure(columns=2, points=50):
@@ -132,29 +127,20 @@ def test_invalid_paths_are_rejected(tmp_path):
 
 
 ACTIONS = """
-<script>
-addEventListener("load", () => {
   const plots = document.querySelectorAll(".plot.wide"), box = plots[0].getBoundingClientRect();
   const key = (name) => plots[0].dispatchEvent(new KeyboardEvent("keydown", { key: name }));
   document.querySelector("button[data-toggle=adam]").click();
   const place = { clientX: box.left + 0.2 * box.width, clientY: box.top + 60 };
   plots[0].dispatchEvent(new PointerEvent("pointermove", place));
   key("ArrowRight"); key("ArrowRight"); key("ArrowLeft"); key("ArrowDown"); key("ArrowRight");
-});
-</script>
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="requires Chromium")
+@needs_browser
 def test_browser_shows_values_and_hides_series(page, tmp_path):
-    file = Path(tmp_path, "page.html")
-    file.write_text(page + ACTIONS, encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1000,900"]
-    command = [str(BROWSER), *options, f"--user-data-dir={tmp_path}", "--dump-dom", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    [tip] = re.findall(r'<div class="tip" role="status"[^>]*><b>(.*?)</b>(.*?)</div></div>', done.stdout)
+    document = drawn(page, tmp_path, ACTIONS)
+    [tip] = re.findall(r'<div class="tip" role="status"[^>]*><b>(.*?)</b>(.*?)</div></div>', document)
     assert tip[0] == "step 2"
     assert re.findall(r"<em[^>]*>(.*?)</em><span>(.*?)</span>", tip[1]) == [("SGD", "0.5")]
-    assert done.stdout.count('<button type="button" aria-pressed="false"') == 1
+    assert document.count('<button type="button" aria-pressed="false"') == 1

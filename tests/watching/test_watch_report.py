@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import record_examples as examples
 import torch
-from processes import LIMIT
+from browser import drawn, needs_browser
 
 import dashpot as dp
 from dashpot.errors import ArgumentError
@@ -23,8 +21,6 @@ from dashpot.watching.report import MOST, report_of
 from dashpot.watching.report_strips import COLUMNS, strips
 from dashpot.watching.series import WatchRecord
 from dashpot.watching.watch_figures import PANELS, available
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +135,9 @@ def test_saved_figure_and_rejected_suffix(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="requires Chromium")
+@needs_browser
 def test_browser_reports_no_errors(page, tmp_path):
-    file = tmp_path / "page.html"
-    file.write_text(page, encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1000,900"]
-    command = [str(BROWSER), *options, f"--user-data-dir={tmp_path}", "--dump-dom", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert done.stdout.count('class="tip"') > 0
+    assert drawn(page, tmp_path).count('class="tip"') > 0
 
 
 @pytest.mark.slow
