@@ -126,7 +126,7 @@ def test_invalid_margin_raises(value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sampler": "random"}, "Study: sampler must be one of 'qmc', 'tpe', got 'random'"),
+        ({"sampler": "random"}, "Study: sampler must be one of 'qmc', 'tpe', 'grid', got 'random'"),
         ({"pruner": "hyperband"}, "Study: pruner must be one of 'none', 'median'"),
         ({"evaluate_every": 0}, r"Study: evaluate_every must be an integer in \[1, inf\)"),
         ({"rate_seeds": 2}, r"Study: rate_seeds must be an integer in \[0, 1\], got 2"),

@@ -32,7 +32,13 @@ Arguments = Annotated[
 Tune = Annotated[
     str | None, Parameter(help=f"Settings to tune, comma-separated; defaults to {','.join(SETTINGS)}.", group=TUNING)
 ]
-Sampler = Annotated[str, Parameter(help="Trials after the first: qmc (Sobol sequence) or tpe.", group=TUNING)]
+Sampler = Annotated[
+    str,
+    Parameter(
+        help="Trials after the first: qmc (Sobol sequence) or tpe; grid: evenly spaced values of one setting.",
+        group=TUNING,
+    ),
+]
 Pruner = Annotated[
     str, Parameter(help="Early end of trials: none, or median (worse than the median at the same step).", group=TUNING)
 ]

@@ -11,7 +11,11 @@ from dashpot.comparison.results import JudgedRun, ScoreRule
 from dashpot.runs.records import Run
 from dashpot.utils.format import counted, duration, ranges
 
-SAMPLERS = {"qmc": "a scrambled Sobol sequence", "tpe": "Optuna's TPE sampler"}
+SAMPLERS = {
+    "qmc": "a scrambled Sobol sequence",
+    "tpe": "Optuna's TPE sampler",
+    "grid": "evenly spaced values",
+}
 PRUNERS = {
     "none": "none",
     "median": "a trial ends early if its score is worse than the median of the others at the same step",
@@ -64,10 +68,12 @@ def _tuning(settings: Mapping[str, Any], rule: ScoreRule) -> Iterator[tuple[str,
     if not tuning["budget"]:
         yield "Tuning", "none: given settings or the defaults of dashpot for the task"
         return
+    points = SAMPLERS.get(tuning["sampler"], tuning["sampler"])
+    points = points if tuning["sampler"] == "grid" else f"the given settings, then {points}"
     yield (
         "Tuning",
-        f"{counted(tuning['budget'], 'trial')} per method with seed {tuning['seed']}: the given settings, then "
-        f"{SAMPLERS.get(tuning['sampler'], tuning['sampler'])}; selected by the final {rule.metric} on validation data",
+        f"{counted(tuning['budget'], 'trial')} per method with seed {tuning['seed']}: {points}; selected by the final "
+        f"{rule.metric} on validation data",
     )
     yield "Pruning", PRUNERS.get(tuning["pruner"], str(tuning["pruner"]))
     for space, methods in _spaces(tuning["spaces"]).items():

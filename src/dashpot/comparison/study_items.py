@@ -14,7 +14,7 @@ from dashpot.comparison.item_keys import rate_keys, run_keys, trial_keys
 from dashpot.comparison.looks import runs_end_at
 from dashpot.comparison.run_plan import RunPlan
 from dashpot.runs.entries import Entry
-from dashpot.runs.search_space import apply, default_values, settings_of, sobol_point
+from dashpot.runs.search_space import apply, default_values, grid_point, settings_of, sobol_point
 from dashpot.runs.study import Study
 from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.work_items import Outcome, WorkItem
@@ -65,12 +65,15 @@ class Asked:
 def asked(study: Study, key: str) -> Asked | None:
     """Return the values of a trial that the queue records or, with the sampler "tpe", suggests; None for other items.
 
-    Trial 0 has the values of the entry; trial N has point N - 1 of a Sobol sequence, unless a sampler suggests it.
+    Trial 0 has the values of the entry; trial N has point N - 1 of a Sobol sequence, unless a sampler suggests it. With
+    the sampler "grid", trial N has value N of the grid.
     """
     if not key.startswith("trial/"):
         return None
     number, name = _number(key), _method(key)
     space = study.search_spaces[name]
+    if study.sampler == "grid":
+        return Asked(space, grid_point(space, number, study.budget))
     if number == 0:
         known = default_values(study.entry(name))
         return Asked(space, {item: known[item] for item in space})
@@ -91,7 +94,7 @@ def plan(study: Study, key: str, outcomes: Outcomes, claim_values: Mapping[str, 
     if kind == "trial":
         values = claim_values or _given(study, key)
         entry = study.entry(name)
-        applied = entry if _number(key) == 0 else apply(entry, values)
+        applied = entry if _is_entry(study, _number(key)) else apply(entry, values)
         return RunPlan(key, kind, applied, study.tuning_seed, settings_of(values))
     applied = selected_entry(study, name, outcomes)
     if kind == "rate":
@@ -127,9 +130,15 @@ def selected_values(study: Study, method: str, outcomes: Outcomes) -> dict[str, 
 def selected_entry(study: Study, method: str, outcomes: Outcomes) -> Entry:
     """Return the entry of a method with the settings of the selected trial; trial 0 has those of the entry."""
     entry = study.entry(method)
-    if not selected_trial(study, method, outcomes):
+    number = selected_trial(study, method, outcomes)
+    if number is None or _is_entry(study, number):
         return entry
     return apply(entry, selected_values(study, method, outcomes))
+
+
+def _is_entry(study: Study, number: int) -> bool:
+    """Return whether a trial has the settings of the entry."""
+    return number == 0 and study.sampler != "grid"
 
 
 def _given(study: Study, key: str) -> dict[str, float]:

@@ -143,6 +143,21 @@ def sobol_point(space: SearchSpace, number: int, seed: int = 0) -> dict[str, flo
     return {name: space[name].at(float(place)) for name, place in zip(space, positions, strict=True)}
 
 
+def grid_point(space: SearchSpace, number: int, budget: int) -> dict[str, float]:
+    """Return point `number`, from 0, of an evenly spaced grid of `budget` values from the lowest to the highest.
+
+    Args:
+        space: Space with one dimension.
+        number: Number of the point, from 0 to `budget` - 1.
+        budget: Number of points; 1 gives the center.
+
+    >>> [grid_point({"lr": Dimension(0.01, 1.0, log=True)}, number, 3)["lr"] for number in range(3)]
+    [0.01, 0.1, 1.0]
+    """
+    [(name, dimension)] = space.items()
+    return {name: dimension.at(0.5 if budget == 1 else number / (budget - 1))}
+
+
 def _rates(entry: Entry) -> tuple[float, float]:
     centre = _generic_rate(entry)
     return float(f"{centre / RATE_FACTOR:.6g}"), float(f"{centre * RATE_FACTOR:.6g}")

@@ -50,7 +50,8 @@ class Study:
         budget: Number of tuning trials per method, at least 0; the first one uses the settings of the entry.
         tune: Settings to tune, of "lr", "weight_decay", "momentum" and "warmup"; see `dashpot.runs.search_space`.
         spaces: Search spaces by name of the entry, instead of those of `tune`.
-        sampler: Source of the further trials: "qmc" (scrambled Sobol sequence) or "tpe" (of Optuna).
+        sampler: Source of the further trials: "qmc" (scrambled Sobol sequence) or "tpe" (of Optuna). With "grid", all
+            trials, the first one included, are evenly spaced values of one setting.
         pruner: "none", or "median": a trial ends early if it is worse than the median of the others at the same step.
         evaluate_every: Number of steps between evaluations, at least 1. Default: a twelfth of all steps, rounded up.
         looks: Numbers of seeds at which a group-sequential study is analysed, increasing up to the number of `seeds`.
@@ -115,6 +116,11 @@ class Study:
         for name in self.spaces or {}:
             if name not in names:
                 raise unknown("method in spaces", name, names)
+        if self.budget and self.sampler == "grid":
+            for name, space in self.search_spaces.items():
+                if len(space) > 1:
+                    tuned = ", ".join(space)
+                    raise ArgumentError(f"Study: the sampler grid tunes one setting, got {tuned} of {name}.")
 
     def entry(self, name: str) -> Entry:
         """Return the entry with a name."""

@@ -15,6 +15,7 @@ from dashpot.runs.default_lr import DEFAULT_METHODS
 from dashpot.runs.entries import Entry, entry
 from dashpot.runs.method_specs import MethodSpec, parse_methods
 from dashpot.runs.study import Study
+from dashpot.scheduling.dimension import Dimension
 from dashpot.tasks import Target
 
 
@@ -33,7 +34,8 @@ class StudyNames:
         seeds: Number of seeds, which are 0, 1, ...
         epochs: Number of epochs; None for that of the task.
         target: Value of the target on the validation data instead of that of the task; None keeps the task's.
-        design: Further arguments of `Study` by name, such as the budget.
+        design: Further arguments of `Study` by name, such as the budget. `spaces` are mappings of dimensions to the
+            arguments of `Dimension`.
     """
 
     task: str
@@ -64,7 +66,8 @@ class StudyNames:
                 raise unknown("method in --lr", method, known)
         entries = tuple(self._entry(spec, task.name) for spec in specs)
         epochs = task.epochs if self.epochs is None else self.epochs
-        return Study(task, entries, tuple(range(self.seeds)), epochs, **self.design, names=self.plain())
+        design = {**self.design, "spaces": _dimensions(self.design.get("spaces"))}
+        return Study(task, entries, tuple(range(self.seeds)), epochs, **design, names=self.plain())
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON data."""
@@ -103,6 +106,12 @@ def study_of_names(names: Mapping[str, Any] | None, source: Path) -> Study:
         return StudyNames(**{name: _tupled(value) for name, value in names.items()}).study()
     except (TypeError, AttributeError) as error:  # of a value of a different type; tasks raise ArgumentError
         raise RunError(f"{source} is damaged: {error}; restore it or use a different folder.") from error
+
+
+def _dimensions(spaces: Mapping[str, Any] | None) -> dict[str, dict[str, Dimension]] | None:
+    if spaces is None:
+        return None
+    return {entry: {name: Dimension(**item) for name, item in space.items()} for entry, space in spaces.items()}
 
 
 def _with_target(task: tasks.Task, value: float | None) -> tasks.Task:

@@ -8,4 +8,4 @@ SETTINGS = ("lr", "weight_decay", "momentum", "warmup")
 """Settings that tuning can vary."""
 BUDGET = Interval(0, 10_000, "both", integer=True)
 POSITIVE_BUDGET = Interval(1, 10_000, "both", integer=True)
-SAMPLERS = OneOf(("qmc", "tpe"))
+SAMPLERS = OneOf(("qmc", "tpe", "grid"))

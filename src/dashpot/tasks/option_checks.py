@@ -12,6 +12,9 @@ from dashpot.constraints import Constraint, Interval, OneOf, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.utils.format import reason
 
+TIERS = ("smoke", "cpu", "gpu")
+"""Sizes of a workload: seconds, minutes on two cores, and the published setting."""
+
 _ALLOWED: Mapping[str, Constraint] = {
     "batch_size": Interval(1, math.inf, "left", integer=True),
     "leak": Interval(0, 1, "left"),
@@ -21,6 +24,7 @@ _ALLOWED: Mapping[str, Constraint] = {
     "variance": Interval(0, math.inf, "left"),
     "steps": Interval(1, math.inf, "left", integer=True),
     "validation_size": Interval(0, math.inf, "left", integer=True),
+    "tier": OneOf(TIERS),
 }
 
 

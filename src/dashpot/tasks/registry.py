@@ -18,7 +18,7 @@ def names() -> tuple[str, ...]:
     """Return the names of the built-in tasks.
 
     >>> names()
-    ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'quadratic', 'noisy-quadratic', 'rosenbrock', 'saddle')
+    ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'shakespeare-char', 'quadratic', ...)
     """
     return tuple(TASKS)
 
