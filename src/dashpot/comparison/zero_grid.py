@@ -27,7 +27,7 @@ class GridPlan:
         schedule: Schedule of the learning rate; None keeps it constant.
         max_norm: Largest norm of the gradient; None does not clip.
         epochs: Number of epochs; None selects that of the task.
-        evaluations: Number of evaluations during a run.
+        evaluate_every: Number of steps between evaluations; None selects a twelfth of a run.
         zeros: Default zeros.
     """
 
@@ -46,10 +46,10 @@ PLANS: Mapping[str, Mapping[str, GridPlan]] = {
         "cpu": GridPlan(
             "shakespeare-char",
             {"tier": "cpu"},
-            (1e-3, 3e-2),
+            (3e-3, 3e-2),
             "warmup-cosine:warmup=0.05,floor=0.1",
             1.0,
-            evaluate_every=250,
+            evaluate_every=500,
             zeros=ZEROS,
         ),
     },
