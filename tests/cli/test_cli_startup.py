@@ -125,7 +125,7 @@ def test_option_errors_do_not_load_torch():
         "compare: --budget must be an integer in [0, 10000], got -1.",
         "Unknown setting to tune 'momentm': did you mean 'momentum'?",
         "compare: --tune requires --budget, the number of trials per method.",
-        "compare: --sampler must be one of 'qmc', 'tpe', got 'random'.",
+        "compare: --sampler must be one of 'qmc', 'tpe', 'grid', got 'random'.",
         "compare: --pruner must be one of 'none', 'median', got 'hyperband'.",
         "compare: --looks must be increasing numbers of seeds from 2, such as 5,10,20, got '5,3'.",
         "compare: --seeds must be the last of --looks, 10, got 7.",

@@ -1,14 +1,12 @@
-"""The commands `dashpot compare`, `demo` and `reproduce`."""
+"""The commands `dashpot compare` and `dashpot demo`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from dashpot.cli.command_words import command_line
 from dashpot.cli.first_line import print_first_line
 from dashpot.cli.study_command import compare_study
 from dashpot.cli.study_options import (
@@ -39,13 +37,11 @@ from dashpot.cli.study_options import (
 )
 from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
 from dashpot.cli.values import integer
-from dashpot.constraints import Interval, check, unknown
+from dashpot.constraints import Interval, check
 from dashpot.runs.method_specs import parse_methods
 from dashpot.utils.garbage import no_collection
 from dashpot.utils.optional_packages import need
 
-TABLES = ("fashion-mnist",)
-"""Published tables that `dashpot reproduce` reproduces."""
 SEEDS = 3
 """Default number of seeds."""
 
@@ -150,33 +146,3 @@ def demo(*, jobs: Jobs = 2, out: Out = None, data_dir: DataDir = None) -> None:
     study, reason = demo_study(data_dir)
     print(reason)
     compare_study(study, out or Path("demo") / study.task.name, jobs=jobs)
-
-
-def reproduce(
-    name: Annotated[str, Parameter(help=f"Published table: {', '.join(TABLES)}.")],
-    /,
-    *,
-    rows: Annotated[str | None, Parameter(help="Comma-separated rows of the table; defaults to all.")] = None,
-    seeds: Seeds = None,
-    out: Out = None,
-    data_dir: DataDir = None,
-    threads: Threads = None,
-) -> None:
-    """Reproduce a published table with dashpot's optimizers; print both results side by side."""
-    if name not in TABLES:
-        raise unknown("table", name, TABLES)
-    print_first_line(f"Reproducing the table {name}.")
-    from dashpot.comparison.progress import progress_for
-    from dashpot.comparison.published import ROWS
-    from dashpot.comparison.reproduction import reproduce as reproduce_table
-
-    path = reproduce_table(
-        out or Path("runs") / "reproduce-fashion-mnist",
-        tuple(ROWS) if rows is None else tuple(rows.split(",")),
-        SEEDS if seeds is None else seeds,
-        data_dir=data_dir,
-        threads=threads,
-        progress=lambda: progress_for(sys.stdout),
-        command=command_line(),
-    )
-    print(f"Table: {path}")

@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from cyclopts import App, CycloptsError, Parameter
 
 from dashpot.cli import listings
-from dashpot.cli.compare import compare, demo, reproduce
+from dashpot.cli.compare import compare, demo
 from dashpot.cli.evaluate import evaluate, predict
 from dashpot.cli.experiment import experiment
 from dashpot.cli.explain import explain
 from dashpot.cli.power import power
 from dashpot.cli.report import report
+from dashpot.cli.reproduce import reproduce
 from dashpot.cli.train import lr_find, train
 from dashpot.cli.tune import tune
 from dashpot.cli.verify import verify
