@@ -29,6 +29,12 @@ Arguments = Annotated[
     list[str] | None,
     Parameter(help="Optimizer arguments NAME=VALUE of all methods, e.g. weight_decay=5e-4.", consume_multiple=True),
 ]
+NoDecay = Annotated[
+    str | None,
+    Parameter(
+        help="Parameters without weight decay, comma-separated: norms, bias, embeddings, vectors, or patterns of names."
+    ),
+]
 Tune = Annotated[
     str | None, Parameter(help=f"Settings to tune, comma-separated; defaults to {','.join(SETTINGS)}.", group=TUNING)
 ]
@@ -155,6 +161,15 @@ def check_margin(command: str, margin: float | None, target: float | None) -> No
 def pairs(option: str, items: Sequence[str] | None) -> dict[str, Any]:
     """Parse the `NAME=VALUE` items of an option; None is an option that is not given."""
     return {} if items is None else parse_pairs(option, items)
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """Split a comma-separated option; None is an option that is not given.
+
+    >>> names("norms,bias"), names(None)
+    (('norms', 'bias'), ())
+    """
+    return tuple(filter(None, (text or "").split(",")))
 
 
 def file_name(task: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch.optim import Optimizer
 
 from dashpot.comparison.ended import Ended, ended
 from dashpot.comparison.guarded_calls import GuardedCalls, ignore
@@ -104,7 +105,6 @@ class _Item:
         self.tested = plan.kind != "trial" and self.score["split"] == "test"  # tuning never uses the test data
         self.begun = False  # whether this session has written to the record
         self.pruned = False
-        self.optimizer = partial(plan.entry.optimizer, steps=self.total)
 
     def found(self) -> Run | None:
         """Return the existing record; None if there is none, or it is of other settings."""
@@ -147,11 +147,14 @@ class _Item:
         """Build the problem, and seed all generators."""
         problem = self.study.task.build(self.plan.seed)
         seed_all(self.plan.seed)
-        return problem, single_device_learner(problem, self.optimizer)
+        return problem, single_device_learner(problem, lambda _: self._optimizer(problem))
+
+    def _optimizer(self, problem: Problem) -> Optimizer:
+        return self.plan.entry.optimizer_of(problem.model, self.total)
 
     def _begin(self, problem: Problem, learner: Learner) -> None:
         """Write the header and the evaluation of the untrained model."""
-        self._write_header(problem, self.optimizer(problem.model.parameters()))
+        self._write_header(problem, self._optimizer(problem))
         self.begun = True
         if problem.evaluation is None:
             initial = {"eval": {}, "train": learner.evaluate(problem.train)}

@@ -67,6 +67,8 @@ def _commands(study: Study, outcomes: Mapping[str, Outcome]) -> str:
     common = ["--epochs", str(study.epochs)]
     if given.get("task_options"):
         common += ["--task-options", *_pairs(given["task_options"])]
+    if given.get("no_decay"):
+        common += ["--no-decay", ",".join(given["no_decay"])]
     if given.get("data_dir"):
         common += ["--data-dir", given["data_dir"]]
     schedule = ["--schedule", best.schedule_name] if best.schedule_name else []

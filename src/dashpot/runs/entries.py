@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from dashpot import schedules
@@ -19,6 +20,7 @@ from dashpot.names import known_methods
 from dashpot.optimizers import registry
 from dashpot.optimizers.autosgm import AutoSGM, parse_tuple
 from dashpot.optimizers.options import Options
+from dashpot.optimizers.param_groups import param_groups
 from dashpot.runs.default_lr import default_lr
 from dashpot.runs.records import NAME
 from dashpot.schedules import OneCycleMomentum
@@ -39,6 +41,7 @@ class Entry:
         schedule: Function from the total number of steps to the keyword argument `schedule` of `make`; None omits the
             argument.
         schedule_name: Text from which `schedule` was made, such as "cosine:floor=0.1"; None for other functions.
+        no_decay: Parameters without weight decay, as kinds and patterns of names for `dashpot.param_groups`.
 
     Raises:
         ArgumentError: If the name is invalid or `lr` is out of range.
@@ -55,6 +58,7 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Callable[[int], Any] | None = None
     schedule_name: str | None = None
+    no_decay: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not NAME.allows(self.name):
@@ -72,10 +76,23 @@ class Entry:
         """Create an optimizer over `params` for a run of `steps` steps."""
         return self.make(params, **self.arguments(steps))
 
-    def call(self, steps: int, params: str = "model.parameters()") -> str:
-        """Return the expression that creates the optimizer over the parameters given by the expression `params`."""
+    def optimizer_of(self, model: nn.Module, steps: int) -> Optimizer:
+        """Create an optimizer over the parameters of a model, in two groups if `no_decay` is given."""
+        if not self.no_decay:
+            return self.optimizer(model.parameters(), steps)
+        return self.optimizer(param_groups(model, no_decay=self.no_decay, allow_tied=True), steps)
+
+    def call(self, steps: int) -> str:
+        """Return the expression that creates the optimizer over the parameters of `model`."""
+        groups = f"dashpot.param_groups(model, no_decay={self.no_decay!r}, allow_tied=True)"
+        params = groups if self.no_decay else "model.parameters()"
         arguments = "".join(f", {key}={value!r}" for key, value in self.arguments(steps).items())
         return f"{_expression(self.make)}({params}{arguments})"
+
+
+def has_decay(optimizer: Optimizer) -> bool:
+    """Return whether a parameter group of an optimizer has a weight decay other than zero."""
+    return any(group.get("weight_decay") for group in optimizer.param_groups)
 
 
 def known_entries() -> tuple[str, ...]:

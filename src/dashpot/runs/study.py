@@ -14,7 +14,7 @@ from dashpot.constraints import Interval, check, unknown
 from dashpot.data.length import length
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
-from dashpot.runs.entries import Entry
+from dashpot.runs.entries import Entry, has_decay
 from dashpot.runs.search_space import search_space
 from dashpot.runs.tuning_options import BUDGET, SAMPLERS, SETTINGS
 from dashpot.scheduling.dimension import Dimension
@@ -166,7 +166,8 @@ class Study:
             )
         total = steps * self.epochs
         every = -(-total // EVALUATIONS) if self.evaluate_every is None else self.evaluate_every
-        built = {entry.name: entry.optimizer(problem.model.parameters(), total) for entry in self.entries}
+        built = {entry.name: entry.optimizer_of(problem.model, total) for entry in self.entries}
+        self._check_decay(built)
         return {
             "task": self.task.name,
             "config": dict(self.task.config),
@@ -183,6 +184,15 @@ class Study:
             "tuning": self._tuning(),
             "rates": {"factors": list(RATE_FACTORS), "seeds": list(self.rated_seeds)},
         }
+
+    def _check_decay(self, built: Mapping[str, Optimizer]) -> None:
+        """Check that an entry with `no_decay` has a weight decay."""
+        named = [entry.name for entry in self.entries if entry.no_decay]
+        if named and not any(has_decay(built[name]) for name in named):
+            raise ArgumentError(
+                f"Study: no_decay requires weight decay, which {', '.join(named)} lack by default; add --set "
+                "weight_decay=VALUE."
+            )
 
     def _tuning(self) -> dict[str, Any]:
         spaces = {

@@ -33,6 +33,7 @@ class StudyNames:
         schedule: Schedule of all methods.
         seeds: Number of seeds, which are 0, 1, ...
         epochs: Number of epochs; None for that of the task.
+        no_decay: Parameters without weight decay, as kinds and patterns of names for `dashpot.param_groups`.
         target: Value of the target on the validation data instead of that of the task; None keeps the task's.
         design: Further arguments of `Study` by name, such as the budget. `spaces` are mappings of dimensions to the
             arguments of `Dimension`.
@@ -47,6 +48,7 @@ class StudyNames:
     schedule: str | None = None
     seeds: int = 3
     epochs: int | None = None
+    no_decay: tuple[str, ...] = ()
     target: float | None = None
     design: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ class StudyNames:
         options = {**self.options, **{name: value for name, value in spec.options.items() if name != "lr"}}
         rate = own if named is None else named
         made = entry(spec.method, task, lr=rate, schedule=self.schedule, options=options)
-        return dataclasses.replace(made, name=spec.name)
+        return dataclasses.replace(made, name=spec.name, no_decay=self.no_decay)
 
 
 def study_of_names(names: Mapping[str, Any] | None, source: Path) -> Study:

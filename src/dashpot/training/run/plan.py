@@ -11,8 +11,7 @@ import torch
 from dashpot import tasks
 from dashpot.data.length import length
 from dashpot.errors import ArgumentError
-from dashpot.optimizers.param_groups import param_groups
-from dashpot.runs.entries import Entry, entry
+from dashpot.runs.entries import Entry, entry, has_decay
 from dashpot.runs.metadata import run_metadata
 from dashpot.runs.settings import Settings
 from dashpot.runs.study import Study
@@ -55,7 +54,8 @@ class RunPlan:
             epochs=task.epochs if settings.epochs is None and settings.steps is None else settings.epochs,
             threads=threads if settings.threads is None else settings.threads,
         )
-        plan = cls(complete, task, method, task.build(complete.seed))
+        grouped = dataclasses.replace(method, no_decay=settings.no_decay)
+        plan = cls(complete, task, grouped, task.build(complete.seed))
         if complete.steps is None and complete.evaluate_every is not None and plan._steps_per_pass is None:
             raise plan._unknown_steps("evaluate_every")
         plan.optimizer(plan.problem.model.parameters())  # rejects invalid settings before anything is written
@@ -93,18 +93,14 @@ class RunPlan:
     @property
     def call(self) -> str:
         """Expression that creates the optimizer."""
-        if not self.settings.no_decay:
-            return self.entry.call(self._schedule_steps)
-        params = f"dashpot.param_groups(model, no_decay={self.settings.no_decay!r}, allow_tied=True)"
-        return self.entry.call(self._schedule_steps, params)
+        return self.entry.call(self._schedule_steps)
 
     def optimizer(self, params: Any) -> torch.optim.Optimizer:
         """Create an optimizer over `params`, or with `no_decay` over groups of the parameters of the model."""
-        if not self.settings.no_decay:
+        if not self.entry.no_decay:
             return self.entry.optimizer(params, self._schedule_steps)
-        groups = param_groups(self.problem.model, no_decay=self.settings.no_decay, allow_tied=True)
-        optimizer = self.entry.optimizer(groups, self._schedule_steps)
-        if not any(group.get("weight_decay") for group in optimizer.param_groups):
+        optimizer = self.entry.optimizer_of(self.problem.model, self._schedule_steps)
+        if not has_decay(optimizer):
             raise ArgumentError(
                 f"train: no_decay requires weight decay, which {self.entry.name} lacks by default; add --set "
                 "weight_decay=VALUE."
