@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from dashpot.data import idx, loading
-from dashpot.data.idx_dataset import IdxDataset, IdxFile
+from dashpot.data.idx_dataset import IdxFile
 from dashpot.data.images import Images
+from dashpot.data.published import PublishedDataset
 from dashpot.data.warn_once import warn_once
 from dashpot.utils.atomic_files import sha256
 
@@ -49,7 +50,7 @@ def logged():
 class Tiny:
     images: Images
     content: dict[str, bytes]
-    dataset: IdxDataset
+    dataset: PublishedDataset
     cache: Path
 
     def write(self, folder: Path, *, compressed: bool = True, omit: str = "") -> Path:
@@ -84,7 +85,9 @@ def tiny(tmp_path, monkeypatch) -> Tiny:
         key: IdxFile(key.replace("_", "-"), sha256(raw), sha256(gzip.compress(raw, mtime=0)))
         for key, raw in content.items()
     }
-    dataset = IdxDataset("tiny", "Tiny-MNIST", files, ("tiny", ""), tmp_path / "system", (), "use a different data set")
+    dataset = PublishedDataset(
+        "tiny", "Tiny-MNIST", files, ("tiny", ""), tmp_path / "system", (), "use a different data set"
+    )
     monkeypatch.setattr(loading, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("DASHPOT_DATA", raising=False)
     warn_once.cache_clear()

@@ -10,7 +10,8 @@ import pytest
 from memory_limit import memory_limit
 
 from dashpot.data import image_cache
-from dashpot.data.idx_dataset import IdxFile, read
+from dashpot.data.idx_dataset import IdxFile
+from dashpot.data.verified_read import read
 from dashpot.errors import DataError
 
 MEGABYTE = gzip.compress(bytes(2**20), compresslevel=1)

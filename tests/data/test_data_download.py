@@ -125,7 +125,7 @@ def test_download_without_pooch_raises_with_extra(tiny, monkeypatch):
     with pytest.raises(
         DataError, match=r"; pip install 'dashpot\[data\]' to download it, or use a different data set\."
     ):
-        load_idx(tiny.dataset)
+        load_idx(with_mirrors(tiny, "http://127.0.0.1:1/"))
 
 
 def test_download_with_unwritable_cache_uses_temporary_folder(server, tiny, logged, monkeypatch):

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dashpot.data.idx_dataset import IdxDataset, IdxFile
+from dashpot.data.published import PublishedDataset, PublishedFile
 from dashpot.errors import DataError
 
 _TIMEOUT = (3.0, 30.0)
 """Connect and read timeouts in seconds."""
 
 
-def download(dataset: IdxDataset, keys: Iterable[str], folder: Path) -> dict[str, Path]:
+def download(dataset: PublishedDataset, keys: Iterable[str], folder: Path) -> dict[str, Path]:
     """Download files of a data set into `folder`, trying the mirrors in order.
 
     A file appears in `folder` only after it has been downloaded completely and verified.
@@ -33,7 +33,7 @@ def download(dataset: IdxDataset, keys: Iterable[str], folder: Path) -> dict[str
     return {key: _fetch(dataset, dataset.files[key], folder) for key in keys}
 
 
-def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
+def _fetch(dataset: PublishedDataset, file: PublishedFile, folder: Path) -> Path:
     try:
         import pooch
     except ImportError as error:
@@ -44,9 +44,9 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
     for mirror in dataset.mirrors:
         try:
             path = pooch.retrieve(
-                f"{mirror}{file.name}.gz",
-                known_hash=f"sha256:{file.gzip_sha256}",
-                fname=f"{file.name}.gz",
+                f"{mirror}{file.download_name}",
+                known_hash=f"sha256:{file.gzip_sha256 or file.sha256}",
+                fname=file.download_name,
                 path=folder,
                 downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),  # pyright: ignore[reportArgumentType]
             )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dashpot.data.idx_dataset import IdxDataset, IdxFile
+from dashpot.data.idx_dataset import IdxFile
 from dashpot.data.images import Images
 from dashpot.data.loading import load_idx
+from dashpot.data.published import PublishedDataset
 
-DATASET = IdxDataset(
+DATASET = PublishedDataset(
     name="fashion-mnist",
     title="Fashion-MNIST",
     files={

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from dashpot.data.idx_dataset import IdxDataset
+from dashpot.data.published import PublishedDataset
 from dashpot.errors import DataError
 
 ENV_VARIABLE = "DASHPOT_DATA"
@@ -32,7 +32,7 @@ def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     return folder
 
 
-def find(dataset: IdxDataset, folder: Path, subfolders: Iterable[str] = ("",)) -> dict[str, Path]:
+def find(dataset: PublishedDataset, folder: Path, subfolders: Iterable[str] = ("",)) -> dict[str, Path]:
     """Return the files of `dataset` in the first subfolder of `folder` that contains any of them.
 
     The result maps the key of each file to its path. Files may be compressed (`name.gz`) or not (`name`). Files that

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dashpot.data import idx
-from dashpot.data.idx_dataset import IdxDataset
 from dashpot.data.images import Images
+from dashpot.data.published import PublishedDataset
 from dashpot.data.warn_once import warn_once
 from dashpot.utils.atomic_files import keep_aside, sha256, write_atomically
 
@@ -26,7 +26,7 @@ def store(path: Path, images: Images) -> None:
         warn_once(f"The decoded data set is not cached in {path.parent} ({error.strerror or error}).")
 
 
-def load(path: Path, dataset: IdxDataset) -> Images | None:
+def load(path: Path, dataset: PublishedDataset) -> Images | None:
     """Return the decoded data set stored at `path`, or None if the file is missing or damaged.
 
     Every array is verified against the published checksum. A damaged file is renamed to `*.damaged`.

@@ -1,4 +1,4 @@
-"""Loading of idx data sets from the first available source."""
+"""Loading of published data sets from the first available source."""
 
 from __future__ import annotations
 
@@ -8,55 +8,92 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from dashpot.data import image_cache
+from dashpot.data import idx, image_cache
 from dashpot.data.download import download
 from dashpot.data.find import find, user_folder
-from dashpot.data.idx_dataset import IdxDataset, read
 from dashpot.data.images import Images
+from dashpot.data.published import PublishedDataset
+from dashpot.data.verified_read import read
 from dashpot.data.warn_once import warn_once
 from dashpot.errors import DataError
 from dashpot.utils.cache_dir import cache_folder
 
 
-def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None) -> Images:
-    """Load `dataset` from the first available source: the user's folder, the cache, the system package, or a download.
+def load_files(dataset: PublishedDataset, data_dir: str | os.PathLike[str] | None = None) -> Mapping[str, bytes]:
+    """Return the content of the files of `dataset`, by key, from the first available source.
 
-    Files in the user's folder are verified in every call, so that a damaged file is always reported.
+    The sources are the user's folder, the cache, the system package, and a download, in this order. Every file is
+    verified in every call.
 
     Raises:
-        DataError: As in `dashpot.data.fashion_mnist.load`.
+        DataError: If a file is damaged, the user's folder is incomplete, or the data set is not found and cannot be
+            downloaded.
+    """
+    files = user_files(dataset, data_dir)
+    return files if files is not None else _shared_files(dataset)
+
+
+def user_files(dataset: PublishedDataset, data_dir: str | os.PathLike[str] | None = None) -> Mapping[str, bytes] | None:
+    """Return the content of the files of `dataset` in the user's folder, by key, or None if it contains none of them.
+
+    Files are verified in every call, so that a damaged file is always reported.
+
+    Raises:
+        DataError: If a file is damaged or the folder is incomplete.
     """
     folder = user_folder(data_dir)
     paths = find(dataset, folder, dataset.folders) if folder is not None else {}
-    if paths:
-        missing = [file.name for key, file in dataset.files.items() if key not in paths]
-        if missing:
-            parent = next(iter(paths.values())).parent
-            raise DataError(f"{dataset.title} in {parent} is incomplete: {', '.join(missing)} (.gz) is missing.")
-        return _read(dataset, paths, in_cache=False)
-    cache = cache_folder() / dataset.name
-    decoded = cache / "decoded.npz"
-    images = image_cache.load(decoded, dataset)
+    if not paths:
+        return None
+    missing = [file for key, file in dataset.files.items() if key not in paths]
+    if missing:
+        parent, names = next(iter(paths.values())).parent, ", ".join(file.name for file in missing)
+        compressed = " (.gz)" if any(file.gzip_sha256 for file in missing) else ""
+        raise DataError(f"{dataset.title} in {parent} is incomplete: {names}{compressed} is missing.")
+    return _read(dataset, paths, in_cache=False)
+
+
+def load_idx(dataset: PublishedDataset, data_dir: str | os.PathLike[str] | None = None) -> Images:
+    """Load a data set of four idx files, whose keys are the fields of `Images`, from the first available source.
+
+    Data that are not in the user's folder are decoded once and stored in the cache.
+
+    Raises:
+        DataError: As in `load_files`.
+    """
+    files = user_files(dataset, data_dir)
+    if files is not None:
+        return _decoded(files)
+    path = cache_folder() / dataset.name / "decoded.npz"
+    images = image_cache.load(path, dataset)
     if images is None:
-        images = _load_original(dataset, cache)
-        image_cache.store(decoded, images)
+        images = _decoded(_shared_files(dataset))
+        image_cache.store(path, images)
     return images
 
 
-def _load_original(dataset: IdxDataset, cache: Path) -> Images:
+def _decoded(files: Mapping[str, bytes]) -> Images:
+    return Images(**{key: idx.decode(content) for key, content in files.items()})
+
+
+def _shared_files(dataset: PublishedDataset) -> Mapping[str, bytes]:
+    """Return the content of the files from the cache, the system package or a download."""
+    cache = cache_folder() / dataset.name
     cached = find(dataset, cache)
     if len(cached) == len(dataset.files):
         return _read(dataset, cached, in_cache=True)
-    system = find(dataset, dataset.system)
+    system = find(dataset, dataset.system) if dataset.system is not None else {}
     if len(system) == len(dataset.files):
         return _read(dataset, system, in_cache=False)
+    if not dataset.mirrors:
+        raise DataError(f"{dataset.title} was not found; {dataset.advice}.")
     with _writable_folder(cache) as folder:
         fetched = download(dataset, [key for key in dataset.files if key not in cached], folder)
         return _read(dataset, cached | fetched, in_cache=True)
 
 
-def _read(dataset: IdxDataset, paths: Mapping[str, Path], *, in_cache: bool) -> Images:
-    return Images(**{key: read(paths[key], file, in_cache=in_cache) for key, file in dataset.files.items()})
+def _read(dataset: PublishedDataset, paths: Mapping[str, Path], *, in_cache: bool) -> Mapping[str, bytes]:
+    return {key: read(paths[key], file, in_cache=in_cache) for key, file in dataset.files.items()}
 
 
 @contextmanager
