@@ -41,7 +41,7 @@ def find(dataset: PublishedDataset, folder: Path, subfolders: Iterable[str] = ("
     for subfolder in subfolders:
         found: dict[str, Path] = {}
         for key, file in dataset.files.items():
-            candidates = (folder / subfolder / f"{file.name}.gz", folder / subfolder / file.name)
+            candidates = (folder / subfolder / f"{name}{end}" for name in file.names for end in (".gz", ""))
             path = next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113  False without permission
             if path is not None:
                 found[key] = path

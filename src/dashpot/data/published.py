@@ -16,16 +16,25 @@ class PublishedFile:
 
     Args:
         name: File name, without the ".gz" of a file that is published compressed by gzip.
-        sha256: Checksum of the (decompressed) content, or None if every content of `size` bytes is accepted.
+        sha256: SHA-256 of the (decompressed) content. If it is None, `sha1` or, without it, `size` verifies the file.
         gzip_sha256: Checksum of the published `name.gz`, which downloads must match, or None if the file is published
             as `name`.
         size: Number of bytes of the content, or None if it follows from the content.
+        sha1: SHA-1 of the content, for files whose SHA-256 was not published; never used for downloads.
+        aliases: Other names of the file in the user's folder.
     """
 
     name: str
     sha256: str | None
     gzip_sha256: str | None = None
     size: int | None = None
+    sha1: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the file on disk, in order of preference, without those of compressed files."""
+        return (self.name, *self.aliases)
 
     @property
     def download_name(self) -> str:

@@ -7,29 +7,36 @@ from __future__ import annotations
 
 import os
 
-from dashpot.data.find import user_folder
-from dashpot.errors import DataError
-from dashpot.utils.atomic_files import sha256
+from dashpot.data.loading import load_files
+from dashpot.data.published import PublishedDataset, PublishedFile
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-FOLDERS = ("tinyshakespeare", "")
+
+DATASET = PublishedDataset(
+    name="tinyshakespeare",
+    title="Tiny Shakespeare",
+    files={"text": PublishedFile("input.txt", SHA256, size=1_115_394)},
+    folders=("tinyshakespeare", ""),
+    system=None,
+    mirrors=("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+    advice=(
+        "put data/tinyshakespeare/input.txt of the repository karpathy/char-rnn into the subfolder tinyshakespeare of "
+        "a folder, and set --data-dir or DASHPOT_DATA to this folder"
+    ),
+)
+"""The published file and its sources."""
 
 
 def load(data_dir: str | os.PathLike[str] | None = None) -> str:
-    """Return the text.
+    """Load the text from the first available source: the user's folder, the per-user cache, or a download.
+
+    The user's folder is `data_dir` or the environment variable `DASHPOT_DATA`; it may contain `input.txt` directly or
+    in `tinyshakespeare/`. A downloaded file is stored in the cache.
 
     Args:
-        data_dir: Data folder to search first.
+        data_dir: Folder to search first, or None.
 
     Raises:
-        DataError: If the file is damaged, or is not found.
+        DataError: If the file is damaged or a different text, or is not found and cannot be downloaded.
     """
-    folder = user_folder(data_dir)
-    for name in FOLDERS if folder else ():
-        path = folder / name / "input.txt"  # pyright: ignore[reportOptionalOperand]
-        if path.is_file():
-            content = path.read_bytes()
-            if sha256(content) != SHA256:
-                raise DataError(f"{path} is damaged: expected sha256 {SHA256}, got {sha256(content)}.")
-            return content.decode("ascii")
-    raise DataError("Tiny Shakespeare was not found; set --data-dir to a folder with tinyshakespeare/input.txt.")
+    return load_files(DATASET, data_dir)["text"].decode("ascii")

@@ -21,7 +21,7 @@ def read(path: Path, file: PublishedFile, *, in_cache: bool) -> bytes:
     """Read a published file and verify its checksum.
 
     Args:
-        path: Path of the file, whose content is decompressed if the name is `file.name` with `.gz` appended.
+        path: Path of the file, whose content is decompressed if its name is one of `file.names` with `.gz` appended.
         file: Description of the file, with the expected checksum.
         in_cache: Whether the file is in dashpot's cache. Damaged files in the cache are renamed to `*.damaged`; other
             damaged files are left unchanged.
@@ -36,15 +36,16 @@ def read(path: Path, file: PublishedFile, *, in_cache: bool) -> bytes:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    compressed = path.name == f"{file.name}.gz"
+    compressed = path.name not in file.names
     try:
         head, size, actual = _measured(raw, file, compressed)
     except (OSError, EOFError, zlib.error) as error:
         reason = f"decompression failed: {str(error).rstrip('.')}"
         raise _corrupt_error(path, reason, "sha256", file.gzip_sha256, sha256(raw), in_cache=in_cache) from error
-    if actual != file.sha256 if file.sha256 else size != file.size:
-        label = "sha256 of the decompressed content" if compressed or file.gzip_sha256 else "sha256"
-        raise _corrupt_error(path, file.mismatch(head, size), label, file.sha256, actual, in_cache=in_cache)
+    expected = file.sha256 or file.sha1
+    if actual != expected if expected else size != file.size:
+        label = _algorithm(file) + (" of the decompressed content" if compressed or file.gzip_sha256 else "")
+        raise _corrupt_error(path, file.mismatch(head, size), label, expected, actual, in_cache=in_cache)
     return gzip.decompress(raw) if compressed else raw
 
 
@@ -53,7 +54,7 @@ def _measured(raw: bytes, file: PublishedFile, compressed: bool) -> tuple[bytes,
 
     A file that continues far beyond its expected size is not read to its end, and has no checksum.
     """
-    head, size, digest, limit = b"", 0, hashlib.sha256(), _SURPLUS
+    head, size, digest, limit = b"", 0, hashlib.new(_algorithm(file), usedforsecurity=False), _SURPLUS
     with gzip.GzipFile(fileobj=io.BytesIO(raw)) if compressed else io.BytesIO(raw) as stream:
         while size <= limit and (chunk := stream.read(_CHUNK)):
             if not head:
@@ -62,6 +63,10 @@ def _measured(raw: bytes, file: PublishedFile, compressed: bool) -> tuple[bytes,
             size += len(chunk)
             digest.update(chunk)
     return head, size, digest.hexdigest() if size <= limit else "a longer file"
+
+
+def _algorithm(file: PublishedFile) -> str:
+    return "sha1" if file.sha1 and not file.sha256 else "sha256"
 
 
 def _corrupt_error(

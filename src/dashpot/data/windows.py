@@ -25,7 +25,7 @@ class Windows:
     so that a resumed run gets the same batches as an uninterrupted one, on every device.
 
     Args:
-        tokens: Sequence of tokens, of shape (length,), with at least `block` + 1 tokens.
+        tokens: Sequence of integers, of shape (length,), with at least `block` + 1 tokens. Batches are int64.
         block: Length of a window; >= 1.
         batch_size: Number of windows per batch; >= 1.
         steps: Number of batches per epoch; >= 1. An epoch is not a pass over the sequence.
@@ -75,7 +75,7 @@ class Windows:
         drawn = generator("windows", self.seed, epoch, step)
         starts = torch.randint(len(self.tokens) - self.block, (self.batch_size, 1), generator=drawn)
         places = (starts + torch.arange(self.block)).to(self.tokens.device)
-        return self.tokens[places], self.tokens[places + 1]
+        return self.tokens[places].long(), self.tokens[places + 1].long()
 
 
 def blocks(tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ def blocks(tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:
         block: Length of a window; >= 1.
 
     Returns:
-        Inputs and targets of shape (windows, block). At most `block` tokens at the end are omitted.
+        Inputs and targets of shape (windows, block), int64. At most `block` tokens at the end are omitted.
 
     Raises:
         ArgumentError: If the sequence is too short.
@@ -100,4 +100,5 @@ def blocks(tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:
     count = (len(tokens) - 1) // block
     if count < 1:
         raise ArgumentError(f"blocks: tokens must have at least block + 1 = {block + 1} elements, got {len(tokens)}.")
-    return tokens[: count * block].view(count, block), tokens[1 : count * block + 1].view(count, block)
+    whole = tokens[: count * block + 1].long()
+    return whole[:-1].view(count, block), whole[1:].view(count, block)

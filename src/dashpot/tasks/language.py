@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,6 +110,8 @@ def encode_characters(text: str) -> tuple[tuple[str, ...], Tensor]:
     >>> encode_characters("abca")
     (('a', 'b', 'c'), tensor([0, 1, 2, 0]))
     """
-    characters = tuple(sorted(set(text)))
-    index = {character: number for number, character in enumerate(characters)}
-    return characters, torch.tensor([index[character] for character in text])
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    present = np.flatnonzero(np.bincount(codes))
+    index = np.zeros(present[-1] + 1 if present.size else 0, np.int64)
+    index[present] = np.arange(present.size)
+    return tuple(map(chr, present)), torch.from_numpy(index[codes])

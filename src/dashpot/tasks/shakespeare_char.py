@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from dashpot.data import shakespeare
+from dashpot.errors import ArgumentError
 from dashpot.tasks.gpt import GPTSize
 from dashpot.tasks.language import LanguageTier, TokenParts, encode_characters, language_model
 from dashpot.tasks.option_checks import check_options
@@ -42,8 +43,9 @@ def task(
         tier: "smoke", "cpu" or "gpu": size of the network and length of the training.
         batch_size: Number of windows per batch; >= 1. None selects that of the tier.
         device: Device of the data and the model.
-        validation_size: Number of training characters that are held out for validation. With 0, the last 10 % of the
-            text are the evaluation data, as published, without further test data.
+        validation_size: Number of training characters that are held out for validation: 0, or large enough for a window
+            and leaving enough training characters for a window. With 0, the last 10 % of the text are the evaluation
+            data, as published, without further test data.
 
     Raises:
         ArgumentError: If an option is out of range.
@@ -55,6 +57,7 @@ def task(
     end = int(_TRAIN_SHARE * len(tokens))
     start = end - validation_size
     chosen = TIERS[tier]
+    _check_validation_size(validation_size, chosen.size.block + 1, end)
     return language_model(
         TokenParts(len(characters), tokens[:start], tokens[start:end] if validation_size else None, tokens[end:]),
         chosen,
@@ -65,3 +68,10 @@ def task(
         description=f"a GPT of {chosen.size.layers} layers on the characters of Shakespeare's plays",
         config={"tier": tier, "data_sha256": {"input.txt": shakespeare.SHA256}},
     )
+
+
+def _check_validation_size(size: int, window: int, available: int) -> None:
+    """Check that the training data and nonempty validation data contain at least one window with its targets."""
+    if size and not window <= size <= available - window:
+        allowed = f"0 or an integer in [{window}, {available - window}]"
+        raise ArgumentError(f"shakespeare-char: validation_size must be {allowed}, got {size}.")
