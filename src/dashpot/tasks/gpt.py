@@ -22,6 +22,7 @@ class GPTSize:
         width: Number of features of a token.
         block: Largest number of tokens of an input.
         dropout: Probability of dropout of embeddings, attention weights and the outputs of branches.
+        causal: If True, a token attends only to itself and earlier tokens; otherwise, to all tokens.
     """
 
     layers: int
@@ -29,6 +30,7 @@ class GPTSize:
     width: int
     block: int
     dropout: float = 0.0
+    causal: bool = True
 
 
 class GPT(nn.Module):
@@ -54,19 +56,24 @@ class GPT(nn.Module):
         self.tokens = nn.Embedding(vocabulary, size.width)
         self.positions = nn.Embedding(size.block, size.width)
         self.dropout = nn.Dropout(size.dropout)
-        self.blocks = nn.Sequential(*(_Block(size) for _ in range(size.layers)))
+        self.blocks = nn.Sequential(*(Block(size) for _ in range(size.layers)))
         self.norm = nn.LayerNorm(size.width, bias=False)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 2:
-                last = name.endswith("last.weight")
-                nn.init.normal_(weight, std=INIT_STD / math.sqrt(2 * size.layers) if last else INIT_STD)
+        initialize(self, size.layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
         return functional.linear(self.norm(self.blocks(self.dropout(x))), self.tokens.weight)
 
 
-class _Block(nn.Module):
+def initialize(model: nn.Module, layers: int) -> None:
+    """Draw the matrices of a transformer: N(0, 0.02^2), and N(0, 0.02^2/(2 layers)) for the last layer of a branch."""
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            last = name.endswith("last.weight")
+            nn.init.normal_(weight, std=INIT_STD / math.sqrt(2 * layers) if last else INIT_STD)
+
+
+class Block(nn.Module):
     """Attention and a two-layer network, each added to its input."""
 
     def __init__(self, size: GPTSize) -> None:
@@ -80,11 +87,11 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Causal self-attention."""
+    """Self-attention."""
 
     def __init__(self, size: GPTSize) -> None:
         super().__init__()
-        self.heads, self.rate = size.heads, size.dropout
+        self.heads, self.rate, self.causal = size.heads, size.dropout, size.causal
         self.first = nn.Linear(size.width, 3 * size.width, bias=False)
         self.last = nn.Linear(size.width, size.width, bias=False)
         self.dropout = nn.Dropout(size.dropout)
@@ -94,7 +101,7 @@ class _Attention(nn.Module):
         parts = self.first(x).view(count, length, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         rate = self.rate if self.training else 0.0
-        y = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
+        y = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=self.causal)
         return self.dropout(self.last(y.transpose(1, 2).reshape(count, length, width)))
 
 
