@@ -105,6 +105,7 @@ TASKS: Mapping[str, str] = {
     "digits": "dashpot.tasks.digits:task",
     "fashion-mnist": "dashpot.tasks.fashion_mnist:task",
     "fashion-mnist-resnet": "dashpot.tasks.fashion_mnist_resnet:task",
+    "cifar10": "dashpot.tasks.cifar10:task",
     "shakespeare-char": "dashpot.tasks.shakespeare_char:task",
     "quadratic": "dashpot.tasks.synthetic:quadratic",
     "noisy-quadratic": "dashpot.tasks.synthetic:noisy_quadratic",

@@ -13,7 +13,7 @@ from dashpot.data.seeding import generator
 
 
 class Part(NamedTuple):
-    """Images of shape (examples, height, width) and their labels of shape (examples,)."""
+    """Images of a data set, in the shape of `Images`, and their labels of shape (examples,)."""
 
     images: np.ndarray
     labels: np.ndarray

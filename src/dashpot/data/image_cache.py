@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from dashpot.data import idx
 from dashpot.data.images import Images
-from dashpot.data.published import PublishedDataset
 from dashpot.data.warn_once import warn_once
-from dashpot.utils.atomic_files import keep_aside, sha256, write_atomically
+from dashpot.utils.atomic_files import keep_aside, write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +25,14 @@ def store(path: Path, images: Images) -> None:
         warn_once(f"The decoded data set is not cached in {path.parent} ({error.strerror or error}).")
 
 
-def load(path: Path, dataset: PublishedDataset) -> Images | None:
+def load(path: Path, is_published: Callable[[Images], bool]) -> Images | None:
     """Return the decoded data set stored at `path`, or None if the file is missing or damaged.
 
-    Every array is verified against the published checksum. A damaged file is renamed to `*.damaged`.
+    A damaged file is renamed to `*.damaged`.
+
+    Args:
+        path: Path of the file.
+        is_published: Function that verifies the images against the published checksums.
     """
     try:
         content = path.read_bytes()
@@ -43,7 +46,7 @@ def load(path: Path, dataset: PublishedDataset) -> Images | None:
         _check_uncompressed(content)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             images = Images(**{name: archive[name] for name in Images._fields})
-        if all(sha256(idx.encode(getattr(images, key))) == file.sha256 for key, file in dataset.files.items()):
+        if is_published(images):
             return images
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

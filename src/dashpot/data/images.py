@@ -10,7 +10,8 @@ import numpy as np
 class Images(NamedTuple):
     """A labelled image data set of unsigned bytes, split into training and evaluation data.
 
-    Images have the shape (examples, height, width), and labels have the shape (examples,). Arrays may be read-only.
+    Images have the shape (examples, height, width) or, with colors, (examples, channels, height, width); labels have
+    the shape (examples,). Arrays may be read-only.
     """
 
     train_images: np.ndarray

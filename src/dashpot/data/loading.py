@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from dashpot.data.published import PublishedDataset
 from dashpot.data.verified_read import read
 from dashpot.data.warn_once import warn_once
 from dashpot.errors import DataError
+from dashpot.utils.atomic_files import sha256
 from dashpot.utils.cache_dir import cache_folder
 
 
@@ -62,18 +63,40 @@ def load_idx(dataset: PublishedDataset, data_dir: str | os.PathLike[str] | None 
         DataError: As in `load_files`.
     """
     files = user_files(dataset, data_dir)
-    if files is not None:
-        return _decoded(files)
+    if files is None:
+        return decoded_once(dataset, _decoded, lambda images: _is_published(images, dataset))
+    return _decoded(files)
+
+
+def decoded_once(
+    dataset: PublishedDataset,
+    decode: Callable[[Mapping[str, bytes]], Images],
+    is_published: Callable[[Images], bool],
+) -> Images:
+    """Return the images of a data set outside the user's folder, which are decoded once and stored in the cache.
+
+    Args:
+        dataset: The data set.
+        decode: Function from the content of its files to the images.
+        is_published: Function that verifies the checksums of images from the cache.
+
+    Raises:
+        DataError: As in `load_files`.
+    """
     path = cache_folder() / dataset.name / "decoded.npz"
-    images = image_cache.load(path, dataset)
+    images = image_cache.load(path, is_published)
     if images is None:
-        images = _decoded(_shared_files(dataset))
+        images = decode(_shared_files(dataset))
         image_cache.store(path, images)
     return images
 
 
 def _decoded(files: Mapping[str, bytes]) -> Images:
     return Images(**{key: idx.decode(content) for key, content in files.items()})
+
+
+def _is_published(images: Images, dataset: PublishedDataset) -> bool:
+    return all(sha256(idx.encode(getattr(images, key))) == file.sha256 for key, file in dataset.files.items())
 
 
 def _shared_files(dataset: PublishedDataset) -> Mapping[str, bytes]:

@@ -18,7 +18,7 @@ _EVALUATION_BATCH = 512
 
 def classification(
     parts: Parts,
-    scale: Callable[[Tensor], Tensor],
+    scale: Callable[[Tensor], Tensor] | None,
     network: Callable[[], nn.Module],
     *,
     name: str,
@@ -43,7 +43,8 @@ def classification(
 
     Args:
         parts: Training, validation and test examples.
-        scale: Function from float32 pixel values of shape (examples, 1, height, width) to the input of the network.
+        scale: Function from float32 pixel values of shape (examples, 1, height, width) to the input of the network;
+            None for networks whose input are images of unsigned bytes, without conversion to float32.
         network: Function that returns a newly initialized model.
         name: Name of the task in records and reports.
         batch_size: Number of images per training batch.
@@ -60,8 +61,10 @@ def classification(
     """
 
     def tensors(part: Part) -> tuple[Tensor, Tensor]:
-        pixels = torch.tensor(part.images, dtype=torch.float32, device=device)
-        return scale(pixels.unsqueeze(1)), torch.tensor(part.labels, dtype=torch.int64, device=device)
+        labels = torch.tensor(part.labels, dtype=torch.int64, device=device)
+        if scale is None:
+            return torch.tensor(part.images, device=device), labels
+        return scale(torch.tensor(part.images, dtype=torch.float32, device=device).unsqueeze(1)), labels
 
     train = tensors(parts.train)
     test = Batches(*tensors(parts.test), _EVALUATION_BATCH)

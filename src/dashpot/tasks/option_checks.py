@@ -25,6 +25,8 @@ _ALLOWED: Mapping[str, Constraint] = {
     "steps": Interval(1, math.inf, "left", integer=True),
     "validation_size": Interval(0, math.inf, "left", integer=True),
     "tier": OneOf(TIERS),
+    "network": OneOf(("resnet", "vit")),
+    "checksum": OneOf((False, True)),
 }
 
 

@@ -18,7 +18,7 @@ def names() -> tuple[str, ...]:
     """Return the names of the built-in tasks.
 
     >>> names()
-    ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'shakespeare-char', 'quadratic', ...)
+    ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'cifar10', ...)
     """
     return tuple(TASKS)
 
@@ -31,7 +31,8 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
             `Task`. Without `:function`, the function is `build`.
         data_dir: Data folder to search first; ignored by tasks without data.
         options: Options of the task; see `dashpot.tasks.digits.task`, `dashpot.tasks.fashion_mnist.task`,
-            `dashpot.tasks.fashion_mnist_resnet.task`, and the functions of `dashpot.tasks.synthetic`.
+            `dashpot.tasks.fashion_mnist_resnet.task`, `dashpot.tasks.cifar10.task`, and the functions of
+            `dashpot.tasks.synthetic`.
 
     Raises:
         ArgumentError: If the name or an option is unknown, an option is out of range, or the file does not define a
