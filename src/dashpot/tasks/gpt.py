@@ -46,6 +46,7 @@ class GPT(nn.Module):
 
     Source: Radford et al., "Language models are unsupervised multitask learners", 2019; nanoGPT by Karpathy.
 
+    >>> import torch
     >>> model = GPT(65, GPTSize(layers=4, heads=4, width=128, block=64))
     >>> sum(p.numel() for p in model.parameters()), model(torch.zeros(2, 64, dtype=torch.int64)).shape
     (804096, torch.Size([2, 64, 65]))
