@@ -87,18 +87,18 @@ def test_settings_that_are_zero_are_not_searched():
     assert list(search_space(entry("sgd", "toy"))) == ["lr", "warmup"]
     with_both = entry("sgd", "toy", options={"momentum": 0.9, "weight_decay": 1e-4})
     assert list(search_space(with_both)) == ["lr", "weight_decay", COMPLEMENT, "warmup"]
-    assert list(search_space(Entry("zero", torch.optim.Adam, 0.0))) == [COMPLEMENT]
+    assert list(search_space(Entry("zero", torch.optim.Adam, 0.0))) == [COMPLEMENT, "warmup"]
 
 
-def test_torch_optimizers_have_no_warmup():
-    assert list(search_space(Entry("a", torch.optim.AdamW, 0.01))) == ["lr", "weight_decay", COMPLEMENT]
-    assert list(search_space(Entry("a", torch.optim.Adadelta, 0.01))) == ["lr"]
+def test_torch_optimizers_have_the_space_of_the_table():
+    assert list(search_space(Entry("a", torch.optim.AdamW, 0.01))) == ["lr", "weight_decay", COMPLEMENT, "warmup"]
+    assert list(search_space(Entry("a", torch.optim.Adadelta, 0.01))) == ["lr", "warmup"]
     made = Entry("a", lambda params, lr, momentum=0.9: torch.optim.SGD(params, lr, momentum=momentum), 0.01)
-    assert list(search_space(made)) == ["lr", COMPLEMENT]
+    assert list(search_space(made)) == ["lr", COMPLEMENT, "warmup"]
     fixed = Entry("a", lambda params, lr: torch.optim.SGD(params, lr, momentum=0.9), 0.01)
-    assert list(search_space(fixed)) == ["lr"]
+    assert list(search_space(fixed)) == ["lr", "warmup"]
     partial = Entry("a", functools.partial(torch.optim.SGD, nesterov=True, momentum=0.8), 0.01)
-    assert list(search_space(partial)) == ["lr", COMPLEMENT]
+    assert list(search_space(partial)) == ["lr", COMPLEMENT, "warmup"]
     assert optimizer(apply(partial, {COMPLEMENT: 0.3})).param_groups[0]["momentum"] == pytest.approx(0.7)
 
 

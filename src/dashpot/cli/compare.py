@@ -40,7 +40,8 @@ from dashpot.cli.study_options import (
 from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
 from dashpot.cli.values import integer
 from dashpot.constraints import Interval, check
-from dashpot.runs.method_specs import parse_methods
+from dashpot.runs.method_names import is_foreign
+from dashpot.runs.method_specs import absolute_methods, parse_methods
 from dashpot.utils.garbage import no_collection
 from dashpot.utils.optional_packages import need
 
@@ -61,8 +62,8 @@ def compare(
     methods: Annotated[
         str | None,
         Parameter(
-            help="Comma-separated methods, each with optional settings, e.g. sgd,adamw:weight_decay=0.1; "
-            "defaults to a standard list."
+            help="Comma-separated methods, each with optional settings, e.g. sgd,adamw:weight_decay=0.1; also "
+            "torch.optim.NAME and path/to/file.py:NAME; defaults to a standard list."
         ),
     ] = None,
     seeds: Seeds = None,
@@ -111,10 +112,9 @@ def compare(
     check_threads("compare", threads)
     if sensitivity is not None:
         check("compare", "--sensitivity", sensitivity, Interval(0, count, "both", integer=True))
-    design = tuning_design("compare", budget, tune, sampler, pruner)
+    specs = () if methods is None else parse_methods(methods)
+    design = tuning_design("compare", budget, tune, sampler, pruner, own=any(is_foreign(spec.method) for spec in specs))
     design |= {"looks": plan[0], "rate_seeds": sensitivity, "margin": margin, "evaluate_every": evaluate_every}
-    if methods is not None:
-        parse_methods(methods)
     need("compare", "optuna", "scipy", extra="study")
     arguments, rates = pairs("--set", set), parse_rates(lr or [])
     spec = named_task(name, task, batch_size, task_options)
@@ -125,7 +125,7 @@ def compare(
         study = StudyNames(
             **spec,
             data_dir=None if data_dir is None else str(data_dir),
-            methods=methods,
+            methods=None if methods is None else absolute_methods(methods),
             rates=rates,
             options=arguments,
             schedule=schedule,

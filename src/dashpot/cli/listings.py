@@ -11,6 +11,7 @@ def methods() -> None:
     """List the methods."""
     print_table({name: method.summary for name, method in METHODS.items()})
     print(f"Variants: {', '.join(VARIANTS)} (AutoSGM with this learning-rate numerator).")
+    print("Also torch.optim.NAME for the classes of torch, and path/to/file.py:NAME for a class or factory in a file.")
 
 
 def tasks() -> None:

@@ -13,6 +13,7 @@ from dashpot.cli.values import integer, number, parse_pairs
 from dashpot.constraints import Interval, check, unknown
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
+from dashpot.runs.method_names import absolute_method
 from dashpot.runs.tuning_options import BUDGET, SAMPLERS, SETTINGS
 from dashpot.scheduling.suggestions import PRUNERS
 
@@ -93,15 +94,25 @@ def check_threads(command: str, threads: int | None) -> None:
 
 
 def tuning_design(
-    command: str, budget: int, tune: str | None, sampler: str, pruner: str, *, budgets: Interval = BUDGET
+    command: str,
+    budget: int,
+    tune: str | None,
+    sampler: str,
+    pruner: str,
+    *,
+    budgets: Interval = BUDGET,
+    own: bool = False,
 ) -> dict[str, Any]:
-    """Return the arguments of `Study` on tuning, after checking them; `budgets` are the allowed budgets."""
+    """Return the arguments of `Study` on tuning, after checking them.
+
+    `budgets` are the allowed budgets. With `own`, methods may define settings to tune, which `Study` checks.
+    """
     check(command, "--budget", budget, budgets)
     check(command, "--sampler", sampler, SAMPLERS)
     check(command, "--pruner", pruner, PRUNERS)
     chosen = SETTINGS if tune is None else tuple(filter(None, tune.split(",")))
     for name in chosen:
-        if name not in SETTINGS:
+        if name not in SETTINGS and not own:
             raise unknown("setting to tune", name, SETTINGS)
     if not chosen:
         raise ArgumentError(f"{command}: --tune must name at least one of {', '.join(SETTINGS)}, got {tune!r}.")
@@ -139,7 +150,8 @@ def parse_rates(items: Sequence[str]) -> dict[str, float]:
     """
     rates = {}
     for item in items:
-        method, _, value = item.partition("=")
+        method, _, value = item.rpartition("=")
+        method = absolute_method(method)
         try:
             rate = float(value)
         except ValueError as error:

@@ -19,6 +19,7 @@ from dashpot.cli.task_options import TaskName
 from dashpot.cli.values import parse_pairs, parse_token
 from dashpot.errors import ArgumentError
 from dashpot.runs.files import check_writable
+from dashpot.runs.method_names import absolute_method
 from dashpot.runs.settings import LISTS, TABLES, Settings, is_none, read_settings, setting_names
 from dashpot.runs.signals import SAVE_SIGNAL, ignored_signal
 from dashpot.utils.file_spec import is_file_spec
@@ -250,12 +251,14 @@ def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, 
 
 
 def _absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the paths in `task` and `data_dir` absolute, so that the run can be resumed from any folder."""
+    """Make the paths in `task`, `optimizer` and `data_dir` absolute, so that the run can be resumed from any folder."""
     resolved = dict(values)
     if isinstance(resolved.get("task"), str) and is_file_spec(resolved["task"]):
         path, colon, function = resolved["task"].rpartition(":")
         path, rest = (path, colon + function) if colon and path.endswith(".py") else (resolved["task"], "")
         resolved["task"] = str(Path(path).expanduser().resolve()) + rest
+    if isinstance(resolved.get("optimizer"), str):
+        resolved["optimizer"] = absolute_method(resolved["optimizer"])
     if isinstance(resolved.get("data_dir"), str):
         resolved["data_dir"] = str(Path(resolved["data_dir"]).expanduser().resolve())
     return resolved

@@ -33,7 +33,8 @@ from dashpot.cli.study_options import (
 from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
 from dashpot.cli.values import integer
 from dashpot.errors import ArgumentError
-from dashpot.runs.method_specs import parse_methods
+from dashpot.runs.method_names import is_foreign
+from dashpot.runs.method_specs import absolute_methods, parse_methods
 from dashpot.runs.tuning_options import POSITIVE_BUDGET
 from dashpot.utils.optional_packages import need
 
@@ -42,7 +43,13 @@ def tune(
     name: TaskName = None,
     /,
     *,
-    method: Annotated[str, Parameter(help="Method with optional settings, e.g. adamw or adamw:betas=0.9,0.98.")],
+    method: Annotated[
+        str,
+        Parameter(
+            help="Method with optional settings, e.g. adamw or adamw:betas=0.9,0.98; also torch.optim.NAME and "
+            "path/to/file.py:NAME."
+        ),
+    ],
     task: TaskOption = None,
     budget: Annotated[int, Parameter(converter=integer, help="Number of trials.", group=TUNING)] = 16,
     tune: Tune = None,
@@ -68,13 +75,16 @@ def tune(
     check_counts("tune", epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
     check_threads("tune", threads)
     need("tune", "optuna", "scipy", extra="study")
-    if len(parse_methods(method)) > 1:
+    specs = parse_methods(method)
+    if len(specs) > 1:
         raise ArgumentError(
             f"tune: --method must be one method, got {method!r}; dashpot compare --methods {method} --budget {budget} "
             "tunes several."
         )
     design = {
-        **tuning_design("tune", budget, tune, sampler, pruner, budgets=POSITIVE_BUDGET),
+        **tuning_design(
+            "tune", budget, tune, sampler, pruner, budgets=POSITIVE_BUDGET, own=is_foreign(specs[0].method)
+        ),
         "evaluate_every": evaluate_every,
     }
     arguments, spec = pairs("--set", set), named_task(name, task, batch_size, task_options)
@@ -86,7 +96,7 @@ def tune(
     study = StudyNames(
         **spec,
         data_dir=None if data_dir is None else str(data_dir),
-        methods=method,
+        methods=absolute_methods(method),
         options=arguments,
         schedule=schedule,
         no_decay=names(no_decay),

@@ -18,7 +18,8 @@ from dashpot.comparison.runner import run_study
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.table import markdown_summary, text_summary
 from dashpot.runs.default_lr import DEFAULT_METHODS, default_lr
-from dashpot.runs.entries import Entry, entry, known_entries
+from dashpot.runs.entries import entry, known_entries
+from dashpot.runs.entry import Entry
 from dashpot.runs.records import Run, read_run
 from dashpot.runs.search_space import search_space
 from dashpot.runs.signals import Interrupted

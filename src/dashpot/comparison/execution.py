@@ -22,6 +22,7 @@ from dashpot.runs.signals import Interrupted
 from dashpot.runs.study import Study
 from dashpot.tasks import Problem
 from dashpot.training import CancelFit, Epoch, Learner
+from dashpot.training.entry_callbacks import entry_callbacks
 from dashpot.training.loop import single_device_learner
 from dashpot.training.state import checkpoint_file
 from dashpot.training.state.fit_schema import check_state
@@ -138,8 +139,8 @@ class _Item:
             for line in found.epochs[: state["progress"]["position"][0]]:
                 self._is_pruned(line["steps"], line[self.score["phase"]])
         recorder = RecordedIntervals(self.record, self._on_step, lambda epoch: self._on_interval(learner, epoch))
-        every = self.study.settings()["evaluate_every"]
-        learner.fit(steps=self.total, evaluate_every=every, callbacks=[recorder], resume=state)
+        every, added = self.study.settings()["evaluate_every"], entry_callbacks(self.plan.entry, self.total)
+        learner.fit(steps=self.total, evaluate_every=every, callbacks=[*added, recorder], resume=state)
         last = recorder.epochs[-1] if recorder.epochs else None
         self._append({**self._end(problem, learner, last), **costs(learner, read_run(self.record), last)})
 

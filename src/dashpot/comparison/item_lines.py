@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashpot.comparison.run_plan import RunPlan
-from dashpot.runs.entries import Entry
+from dashpot.runs.entry import Entry
 from dashpot.runs.metadata import run_metadata
 from dashpot.runs.peak_memory import peak_memory
 from dashpot.runs.records import Epoch, Run

@@ -13,7 +13,7 @@ from dashpot.comparison.published import ROWS, PublishedRow
 from dashpot.comparison.runner import run_study
 from dashpot.constraints import unknown
 from dashpot.data.length import length
-from dashpot.runs.entries import Entry
+from dashpot.runs.entry import Entry
 from dashpot.runs.environment import machine, versions
 from dashpot.runs.files import write_text
 from dashpot.runs.records import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dashpot.runs.entries import Entry
+from dashpot.runs.entry import Entry
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ STUDY = Record(
                 "tuning": TUNING,
                 "rates": Record({"factors": ListOf(REAL), "seeds": ListOf(SEED)}),
             },
-            optional={"recipes": MapOf(TEXT), "threads": PLAIN},
+            optional={"recipes": MapOf(TEXT), "threads": PLAIN, "files": MapOf(TEXT, key=NAME)},
         ),
     },
     optional={"names": Maybe(MapOf(PLAIN))},

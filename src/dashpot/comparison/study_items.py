@@ -13,7 +13,7 @@ from typing import Any
 from dashpot.comparison.item_keys import rate_keys, run_keys, trial_keys
 from dashpot.comparison.looks import runs_end_at
 from dashpot.comparison.run_plan import RunPlan
-from dashpot.runs.entries import Entry
+from dashpot.runs.entry import Entry
 from dashpot.runs.search_space import apply, default_values, grid_point, settings_of, sobol_point
 from dashpot.runs.study import Study
 from dashpot.scheduling.dimension import Dimension

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dashpot.runs.entries import Entry
+from dashpot.runs.entry import Entry
 from dashpot.runs.environment import machine, versions
 from dashpot.runs.records import FORMAT
 from dashpot.runs.study import Study, describe
@@ -48,6 +48,7 @@ def run_metadata(
         "lr": entry.lr,
         "call": call,
         **({"recipe": "", "settings": {}} if optimizer is None else describe(optimizer)),
+        **({} if entry.file_sha256 is None else {"file_sha256": entry.file_sha256}),
         "task": {
             "name": study.task.name,
             "description": study.task.description,

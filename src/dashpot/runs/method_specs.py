@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
-from dashpot.names import known_methods
+from dashpot.runs.method_names import absolute_method, entry_name, is_method, split_method, unknown_method
 from dashpot.runs.settings import parse_value
 
 
@@ -26,7 +25,7 @@ class MethodSpec:
     @property
     def name(self) -> str:
         """Name of the entry: the method and its settings, in the characters of file names."""
-        parts = [self.method]
+        parts = [entry_name(self.method)]
         for key, value in self.options.items():
             parts += [key, *(_text(item) for item in (value if isinstance(value, tuple) else (value,)))]
         return "-".join(parts)
@@ -35,7 +34,8 @@ class MethodSpec:
 def parse_methods(text: str) -> tuple[MethodSpec, ...]:
     """Parse a comma-separated list of methods, each with optional settings `METHOD:NAME=VALUE,NAME=VALUE`.
 
-    A value may be a tuple, such as `adamw:betas=0.9,0.99`.
+    A method is a name listed by `dashpot methods`, a class such as `torch.optim.RAdam`, or `path/to/file.py:NAME`; the
+    existence of the class or of the file is not checked. A value may be a tuple, such as `adamw:betas=0.9,0.99`.
 
     Raises:
         ArgumentError: If a method is unknown, or a setting has no value or is repeated.
@@ -49,20 +49,34 @@ def parse_methods(text: str) -> tuple[MethodSpec, ...]:
     found: list[tuple[str, dict[str, str]]] = []
     for part in text.split(","):
         options = found[-1][1] if found else {}
-        head, colon, first = part.partition(":")
-        if head in known_methods() and "=" not in head:
+        head, first = split_method(part)
+        if is_method(head):
             found.append((head, {}))
-            if colon:
+            if first is not None:
                 _add(head, found[-1][1], first)
         elif options and not isinstance(parse_value(part), str):
             options[list(options)[-1]] += f",{part}"  # the next element of a tuple
         elif found and "=" in part and part.partition("=")[0].isidentifier():
             _add(found[-1][0], options, part)
         else:
-            raise unknown("method", head, known_methods())
+            raise unknown_method(head)
     return tuple(
         MethodSpec(method, {name: parse_value(value) for name, value in options.items()}) for method, options in found
     )
+
+
+def absolute_methods(text: str) -> str:
+    """Make the paths in a list of methods absolute, so that worker processes in any folder find the files.
+
+    >>> absolute_methods("adamw:lr=0.1,weight_decay=0,/mine/own.py:Lion:lr=0.1")
+    'adamw:lr=0.1,weight_decay=0,/mine/own.py:Lion:lr=0.1'
+    """
+    return ",".join(map(_absolute, text.split(",")))
+
+
+def _absolute(part: str) -> str:
+    method, setting = split_method(part)
+    return absolute_method(method) + ("" if setting is None else f":{setting}")
 
 
 def _add(method: str, options: dict[str, str], item: str) -> None:

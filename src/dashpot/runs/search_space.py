@@ -5,12 +5,13 @@
 | lr | `lr` | the generic rate of the method / 30 ... times 30 | log | all with lr > 0 |
 | weight_decay | `weight_decay` | 1e-6 ... 0.1 | log | those with weight decay |
 | momentum | `betas[0]`, `pole` or `momentum` | 0.5 ... 0.99 | log of 1 - momentum | those with momentum |
-| warmup | share of the steps with linear warm-up of the rate | 0 ... 0.2 | linear | optimizers of dashpot |
+| warmup | share of the steps with linear warm-up of the rate | 0 ... 0.2 | linear | all |
 
-The generic rate is that in `dashpot.names`; for other optimizers, the rate of the entry. A range is widened if it
-does not contain the value of the entry. A setting that is zero in the entry is not searched, so that `sgd` remains SGD
-without momentum and without weight decay. Warm-up is searched for a constant rate, and for the schedules "linear" and
-"cosine", since "warmup-linear" and "warmup-cosine" exist. The table applies to every method of the registry.
+The generic rate is that in `dashpot.names`, also for classes of torch with the same update; for other optimizers, the
+rate of the entry. A range is widened if it does not contain the value of the entry. A setting that is zero in the entry
+is not searched, so that `sgd` remains SGD without momentum and without weight decay. Warm-up is searched for a constant
+rate, and for the schedules "linear" and "cosine", since "warmup-linear" and "warmup-cosine" exist. The table applies to
+every method, except those that define their own search space (`dashpot.runs.own_search_space`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ from dashpot import schedules
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
 from dashpot.names import METHODS
-from dashpot.optimizers.base import Optimizer
-from dashpot.runs.entries import Entry, scheduled
+from dashpot.runs.counterparts import COUNTERPARTS
+from dashpot.runs.entry import Entry
+from dashpot.runs.entry_schedules import scheduled
+from dashpot.runs.makers import parameters
+from dashpot.runs.own_search_space import value_of, with_value
+from dashpot.runs.probe import probe
 from dashpot.runs.tuning_options import SETTINGS
 from dashpot.scheduling.dimension import Dimension
 from dashpot.utils.optional_packages import need
@@ -47,11 +52,12 @@ SearchSpace = Mapping[str, Dimension]
 
 
 def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, Dimension]:
-    """Return the search space of an entry by the table of this module.
+    """Return the search space of an entry: its own, or else that of the table of this module.
 
     Args:
         entry: Entry whose values are the defaults of the search.
-        settings: Settings to search: "lr", "weight_decay", "momentum" and "warmup".
+        settings: Settings to search: "lr", "weight_decay", "momentum" and "warmup", which together stand for the
+            whole own space of an entry, or some of them and of the names in the own space.
 
     Raises:
         ArgumentError: If a setting is unknown.
@@ -64,9 +70,12 @@ def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, 
     """
     chosen = tuple(settings)
     for name in chosen:
-        if name not in SETTINGS:
-            raise unknown("setting to tune", name, SETTINGS)
+        if name not in SETTINGS and name not in entry.space:
+            raise unknown("setting to tune", name, {*SETTINGS, *entry.space})
     known = default_values(entry)
+    if entry.space:
+        own = {name: item for name, item in entry.space.items() if chosen == SETTINGS or name in chosen}
+        return {name: item.widened(known[name]) for name, item in own.items() if name in known}
     ranges = {
         "lr": lambda: Dimension(*_rates(entry), log=True),
         "weight_decay": lambda: Dimension(*DECAYS, log=True),
@@ -84,10 +93,19 @@ def default_values(entry: Entry) -> dict[str, float]:
     >>> default_values(entry("heavy-ball", "digits", lr=0.01))
     {'lr': 0.01, '1-momentum': 0.1, 'warmup': 0.0}
     """
+    if entry.space:
+        return _own_values(entry)
     group = _group(entry)
     values = {"lr": float(entry.lr), "weight_decay": _number(group.get("weight_decay"))}
     values |= {COMPLEMENT: _complement(entry, group), "warmup": _warmup(entry)}
     return {name: value for name, value in values.items() if value is not None and (value > 0 or name == "warmup")}
+
+
+def _own_values(entry: Entry) -> dict[str, float]:
+    """Return the values in the own search space; without "warmup" if the schedule has no warm-up."""
+    warmup = _warmup(entry)
+    values = {name: value_of(entry, name) for name in entry.space if name != "warmup"}
+    return {**values, "warmup": warmup} if "warmup" in entry.space and warmup is not None else values
 
 
 def apply(entry: Entry, values: Mapping[str, float]) -> Entry:
@@ -98,8 +116,9 @@ def apply(entry: Entry, values: Mapping[str, float]) -> Entry:
     'dashpot.Adam(model.parameters(), lr=0.002, betas=(0.95, 0.999))'
     """
     options = dict(entry.options)
-    if "weight_decay" in values:
-        options["weight_decay"] = values["weight_decay"]
+    for name, value in values.items():
+        if name not in ("lr", COMPLEMENT, "warmup"):
+            options = with_value(options, entry, name, value)
     if COMPLEMENT in values:
         options |= _momentum_options(entry, float(f"{1 - values[COMPLEMENT]:.8g}"))
     applied = dataclasses.replace(entry, lr=values.get("lr", entry.lr), options=options)
@@ -165,18 +184,20 @@ def _rates(entry: Entry) -> tuple[float, float]:
 
 def _generic_rate(entry: Entry) -> float:
     """Return the rate of the method in the registry, or that of the entry if its optimizer is none of the registry."""
+    name = getattr(entry.make, "__name__", "")
+    if getattr(torch.optim, name, None) is entry.make and name in COUNTERPARTS:
+        return METHODS[COUNTERPARTS[name]].lr
     for row in METHODS.values():
-        module, _, name = row.path.partition(":")
-        if (entry.make.__module__, getattr(entry.make, "__name__", "")) == (module, name):
+        if row.path == f"{entry.make.__module__}:{name}":
             return row.lr
     return float(entry.lr)
 
 
 def _group(entry: Entry) -> Mapping[str, Any]:
-    """Return the parameter group of the optimizer over one parameter; empty for optimizers without groups."""
-    optimizer = entry.optimizer([torch.zeros(1, requires_grad=True)], 1000)
-    groups = getattr(optimizer, "param_groups", None)
-    return groups[0] if groups else {}
+    """Return the parameter group of the optimizer over a tiny model; empty for optimizers without groups."""
+    schedule = entry.arguments(1000).get("schedule")
+    optimizer = probe(entry.make, entry.options, entry.lr, **({} if schedule is None else {"schedule": schedule}))
+    return {} if optimizer is None else optimizer.param_groups[0]
 
 
 def _number(value: Any) -> float | None:
@@ -201,13 +222,11 @@ def _momentum_options(entry: Entry, momentum: float) -> dict[str, Any]:
     betas = _group(entry).get("betas")
     if betas:
         return {"betas": (momentum, *betas[1:])}
-    return {"pole" if "pole" in inspect.signature(entry.make).parameters else "momentum": momentum}
+    return {"pole" if "pole" in parameters(entry.make) else "momentum": momentum}
 
 
 def _warmup(entry: Entry) -> float | None:
-    """Return the share of warm-up; None if the optimizer or its schedule has no warm-up."""
-    if not (inspect.isclass(entry.make) and issubclass(entry.make, Optimizer)):
-        return None
+    """Return the share of warm-up; None if the schedule has no warm-up."""
     if entry.schedule is None:
         return 0.0
     name, given = schedules.split_name(entry.schedule_name) if entry.schedule_name else ("", {})

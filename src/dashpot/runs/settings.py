@@ -77,7 +77,11 @@ class Settings:
     """
 
     task: str = setting(dataclasses.MISSING, None, "Name of a task (see `dashpot tasks`), or path/to/file.py:function.")
-    optimizer: str = setting(dataclasses.MISSING, None, "Name of a method (see `dashpot methods`).")
+    optimizer: str = setting(
+        dataclasses.MISSING,
+        None,
+        "Name of a method (see `dashpot methods`), torch.optim.NAME, or path/to/file.py:NAME.",
+    )
     lr: float | None = setting(
         None, Optional(NONNEGATIVE), "Base learning rate; defaults to the one tuned for the task."
     )

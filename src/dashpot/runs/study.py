@@ -14,7 +14,8 @@ from dashpot.constraints import Interval, check, unknown
 from dashpot.data.length import length
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
-from dashpot.runs.entries import Entry, has_decay
+from dashpot.runs.combined_optimizer import CombinedOptimizer
+from dashpot.runs.entry import Entry, has_decay
 from dashpot.runs.search_space import search_space
 from dashpot.runs.tuning_options import BUDGET, SAMPLERS, SETTINGS
 from dashpot.scheduling.dimension import Dimension
@@ -48,7 +49,8 @@ class Study:
         epochs: Number of epochs in every run, at least 1.
         threads: Number of torch threads, at least 1; None leaves the number unchanged.
         budget: Number of tuning trials per method, at least 0; the first one uses the settings of the entry.
-        tune: Settings to tune, of "lr", "weight_decay", "momentum" and "warmup"; see `dashpot.runs.search_space`.
+        tune: Settings to tune, of "lr", "weight_decay", "momentum" and "warmup", and of the search spaces that entries
+            define themselves; see `dashpot.runs.search_space`.
         spaces: Search spaces by name of the entry, instead of those of `tune`.
         sampler: Source of the further trials: "qmc" (scrambled Sobol sequence) or "tpe" (of Optuna). With "grid", all
             trials, the first one included, are evenly spaced values of one setting.
@@ -110,9 +112,10 @@ class Study:
         _check_looks(self.looks, len(self.seeds))
 
     def _check_tuning(self, names: list[str]) -> None:
+        known = {*SETTINGS, *(name for entry in self.entries for name in entry.space)}
         for name in self.tune:
-            if name not in SETTINGS:
-                raise unknown("setting to tune", name, SETTINGS)
+            if name not in known:
+                raise unknown("setting to tune", name, known)
         for name in self.spaces or {}:
             if name not in names:
                 raise unknown("method in spaces", name, names)
@@ -137,7 +140,11 @@ class Study:
         if not self.budget:
             return {entry.name: {} for entry in self.entries}
         given = self.spaces or {}
-        return {e.name: dict(given[e.name]) if e.name in given else search_space(e, self.tune) for e in self.entries}
+        return {e.name: dict(given[e.name]) if e.name in given else self._space(e) for e in self.entries}
+
+    def _space(self, entry: Entry) -> dict[str, Dimension]:
+        """Return the search space of an entry by `tune`, without the names of other entries' own spaces."""
+        return search_space(entry, tuple(name for name in self.tune if name in SETTINGS or name in entry.space))
 
     def trials(self, name: str) -> int:
         """Return the number of tuning trials of an entry, which is 0 if it has no setting to tune."""
@@ -168,6 +175,7 @@ class Study:
         every = -(-total // EVALUATIONS) if self.evaluate_every is None else self.evaluate_every
         built = {entry.name: entry.optimizer_of(problem.model, total) for entry in self.entries}
         self._check_decay(built)
+        files = {entry.name: entry.file_sha256 for entry in self.entries if entry.file_sha256 is not None}
         return {
             "task": self.task.name,
             "config": dict(self.task.config),
@@ -181,6 +189,7 @@ class Study:
             "threads": self.threads,
             "methods": {entry.name: entry.call(total) for entry in self.entries},
             "recipes": {name: describe(optimizer)["recipe"] for name, optimizer in built.items()},
+            **({"files": files} if files else {}),  # studies without such entries have no item
             "tuning": self._tuning(),
             "rates": {"factors": list(RATE_FACTORS), "seeds": list(self.rated_seeds)},
         }
@@ -251,5 +260,18 @@ def describe(optimizer: Optimizer) -> dict[str, Any]:
     recipe = getattr(optimizer, "recipe", None)
     if recipe is not None:
         return {"recipe": repr(recipe), "settings": recipe.to_dict()}
+    if isinstance(optimizer, CombinedOptimizer):
+        return _describe_parts(optimizer)
     values = ", ".join(f"{name}={value!r}" for name, value in optimizer.defaults.items())
     return {"recipe": f"{type(optimizer).__name__}({values})", "settings": dict(optimizer.defaults)}
+
+
+def _describe_parts(optimizer: CombinedOptimizer) -> dict[str, Any]:
+    """Return the recipes of the parts with their roles, and their settings by number and class."""
+    parts = [describe(part) for part in optimizer.parts]
+    roles = [f" on {role}" for role in optimizer.roles] or [""] * len(parts)
+    names = [f"{number}: {type(part).__name__}" for number, part in enumerate(optimizer.parts)]
+    return {
+        "recipe": "; ".join(part["recipe"] + role for part, role in zip(parts, roles, strict=True)),
+        "settings": {name: part["settings"] for name, part in zip(names, parts, strict=True)},
+    }

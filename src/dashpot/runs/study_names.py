@@ -12,7 +12,8 @@ from dashpot import tasks
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.default_lr import DEFAULT_METHODS
-from dashpot.runs.entries import Entry, entry
+from dashpot.runs.entries import entry
+from dashpot.runs.entry import Entry
 from dashpot.runs.method_specs import MethodSpec, parse_methods
 from dashpot.runs.study import Study
 from dashpot.scheduling.dimension import Dimension

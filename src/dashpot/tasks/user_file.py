@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,14 +65,36 @@ def load_object(spec: str) -> Any:
     Raises:
         ArgumentError: If the file cannot be read, raises an error, or does not define `name`.
     """
+    return load_from_file(spec).value
+
+
+@dataclass(frozen=True)
+class FileObject:
+    """Object in a Python file, with the module of the file and the checksum of its contents."""
+
+    value: Any
+    module: ModuleType
+    sha256: str
+
+
+def load_from_file(spec: str, kind: str = "Task file") -> FileObject:
+    """Return the object given by `path/to/file.py:name`, with its module and the checksum of the file.
+
+    Args:
+        spec: Path and name.
+        kind: Kind of the file in error messages.
+
+    Raises:
+        ArgumentError: If the file cannot be read, raises an error, or does not define `name`.
+    """
     file, separator, name = spec.rpartition(":")
     if not separator or not file.endswith(".py") or not name:
         raise ArgumentError(f"Objects in Python files must be given as path/to/file.py:name, got {shown(spec)}.")
     path = Path(file).expanduser()
-    module = _execute(path)
+    module = _execute(path, kind)
     if not hasattr(module, name):
         raise ArgumentError(f"The file {path} has no `{name}`.")
-    return getattr(module, name)
+    return FileObject(getattr(module, name), module, _digest(path))
 
 
 def _checked_build(path: Path, build: Callable[[int], Problem]) -> Callable[[int], Problem]:
@@ -92,24 +115,24 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _execute(path: Path) -> ModuleType:
+def _execute(path: Path, kind: str = "Task file") -> ModuleType:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise ArgumentError(f"Task file {path} cannot be read: {error.strerror or error}.") from error
+        raise ArgumentError(f"{kind} {path} cannot be read: {error.strerror or error}.") from error
     # The digest distinguishes files with the same name. dataclasses and pickle require the module in sys.modules.
     module = ModuleType(f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     try:
-        _wrap_errors(path, "the file", lambda: exec(compile(source, str(path), "exec"), module.__dict__))
+        _wrap_errors(path, "the file", lambda: exec(compile(source, str(path), "exec"), module.__dict__), kind)
     except BaseException:
         del sys.modules[module.__name__]
         raise
     return module
 
 
-def _wrap_errors(path: Path, label: str, run: Callable[[], Any]) -> Any:
+def _wrap_errors(path: Path, label: str, run: Callable[[], Any], kind: str = "Task file") -> Any:
     """Call `run` and return its result; convert exceptions and SystemExit to an ArgumentError with the line number."""
     try:
         return run()
@@ -121,4 +144,4 @@ def _wrap_errors(path: Path, label: str, run: Callable[[], Any]) -> Any:
             line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
         where = f" at line {line}" if line else ""
         reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}".partition("\n")[0].rstrip(".: ")
-        raise ArgumentError(f"Task file {path}: {label} raised{where} {reason}.") from error
+        raise ArgumentError(f"{kind} {path}: {label} raised{where} {reason}.") from error

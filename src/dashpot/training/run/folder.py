@@ -13,6 +13,7 @@ from typing import Any
 from dashpot.errors import RunError
 from dashpot.runs.environment import versions
 from dashpot.runs.files import make_folder, remove_partial_files, write_bytes
+from dashpot.runs.method_names import entry_name
 from dashpot.runs.records import RESUMABLE, Run, check_header, read_run
 from dashpot.runs.settings import LOGS, Settings, read_made_by, read_settings, write_settings
 from dashpot.utils.file_spec import is_file_spec
@@ -139,7 +140,7 @@ def default_folder_name(settings: Settings) -> str:
         path, _, _ = spec.rpartition(":")
         spec = Path(path if path.endswith(".py") else spec).stem
     task = "".join(c if c.isalnum() or c in "-_." else "-" for c in spec)
-    return f"{task}-{settings.optimizer}-seed{settings.seed}"
+    return f"{task}-{entry_name(settings.optimizer)}-seed{settings.seed}"
 
 
 def made_by(command: str | None) -> dict[str, Any]:

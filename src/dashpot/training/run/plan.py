@@ -11,12 +11,15 @@ import torch
 from dashpot import tasks
 from dashpot.data.length import length
 from dashpot.errors import ArgumentError
-from dashpot.runs.entries import Entry, entry, has_decay
+from dashpot.runs.entries import entry
+from dashpot.runs.entry import Entry, has_decay
 from dashpot.runs.metadata import run_metadata
 from dashpot.runs.settings import Settings
 from dashpot.runs.study import Study
 from dashpot.tasks import Problem, Task
+from dashpot.training.callback import Callback
 from dashpot.training.callbacks.freeze import matching_params
+from dashpot.training.entry_callbacks import entry_callbacks
 from dashpot.training.run.loggers import check_packages
 
 
@@ -91,6 +94,11 @@ class RunPlan:
         return -(-(self.steps or 1) // (self.steps_per_epoch or 1))
 
     @property
+    def callbacks(self) -> list[Callback]:
+        """Callbacks that schedule and clip if the optimizer does not."""
+        return entry_callbacks(self.entry, self._schedule_steps)
+
+    @property
     def call(self) -> str:
         """Expression that creates the optimizer."""
         return self.entry.call(self._schedule_steps)
@@ -98,7 +106,7 @@ class RunPlan:
     def optimizer(self, params: Any) -> torch.optim.Optimizer:
         """Create an optimizer over `params`, or with `no_decay` over groups of the parameters of the model."""
         if not self.entry.no_decay:
-            return self.entry.optimizer(params, self._schedule_steps)
+            return self.entry.optimizer(params, self._schedule_steps, self.problem.model)
         optimizer = self.entry.optimizer_of(self.problem.model, self._schedule_steps)
         if not has_decay(optimizer):
             raise ArgumentError(

@@ -97,7 +97,7 @@ def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder)
     for name in FIXED:
         new = getattr(saved, name)
         old = recorded.get(name, new)
-        if old != new and not (name == "task" and _is_moved(old, new)):
+        if old != new and not (name in ("task", "optimizer") and _is_moved(old, new)):
             raise RunError(
                 f"{folder.path}: a resumed run cannot change its {name}: run.toml has {name} {new}, but the record has "
                 f"{old}; restore the value, or start a new run with {folder.repeat_command}."
@@ -105,7 +105,7 @@ def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder)
 
 
 def _is_moved(old: str, new: str) -> bool:
-    """Return whether two task files define a function of the same name; `check_task` compares the file contents."""
+    """Return whether two files define an object of the same name; their contents are compared later."""
     functions = [task.rpartition(".py")[2] or ":build" for task in (old, new)]
     return is_file_spec(old) and is_file_spec(new) and functions[0] == functions[1]
 
@@ -126,6 +126,20 @@ def check_task(plan: RunPlan, run: Run | None, path: Path, *, override: bool) ->
         raise RunError(f"The task of {path} has changed: {_joined(found)}. {advice}")
     if found := diff_data(run.header["versions"], versions()):
         warn(f"{path} was started with different versions, so its numbers may differ: {_joined(found)}.")
+
+
+def check_optimizer_file(plan: RunPlan, run: Run | None, path: Path, *, override: bool) -> None:
+    """Check that the file of an optimizer has not changed since the run was started.
+
+    Raises:
+        RunError: If the contents of the file differ and `override` is False.
+    """
+    saved, current = None if run is None else run.header.get("file_sha256"), plan.entry.file_sha256
+    if run is not None and saved != current and not override:
+        raise RunError(
+            f"The optimizer file of {path} has changed: SHA-256 saved {saved}, current {current}. Resume with "
+            "--override to accept this."
+        )
 
 
 def trained_on_all(task: str, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

@@ -45,7 +45,13 @@ from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.loggers import make_logger
 from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.result import RunResult
-from dashpot.training.run.resume import check_recorded_identity, check_task, latest_state, merge_settings
+from dashpot.training.run.resume import (
+    check_optimizer_file,
+    check_recorded_identity,
+    check_task,
+    latest_state,
+    merge_settings,
+)
 from dashpot.training.run.smoke import smoke_test as run_smoke_test
 from dashpot.utils.format import counted
 from dashpot.utils.rng_state import random_state, set_random_state
@@ -147,6 +153,7 @@ def resume(
             )
         plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
         check_task(plan, run, path, override=override)
+        check_optimizer_file(plan, run, path, override=override)
         changed = plan.settings != saved
         return _train(plan, folder, engine, run, command, write_line, changed=changed, override=override, plot=plot)
 
@@ -172,9 +179,8 @@ def lr_range_test(settings: Settings) -> LRCurve:
     """
     with _seeded(settings):
         plan, engine = RunPlan.of(settings), _engine(settings)
-        return find_lr(
-            Learner.of(plan.problem, plan.optimizer, engine=engine, callbacks=[Accumulate(settings.accumulate)])
-        )
+        learner = Learner.of(plan.problem, plan.optimizer, engine=engine)
+        return find_lr(learner, callbacks=[Accumulate(settings.accumulate), *plan.callbacks])
 
 
 # ---- parts of a run -------------------------------------------------------------------------------------------------
@@ -382,7 +388,7 @@ def _callbacks(
     callbacks += [make_logger(name, folder, settings) for name in settings.log]
     if SAVE_SIGNAL is not None:
         callbacks.append(SaveOnSignal(checkpoints, SAVE_SIGNAL))
-    return [*callbacks, GracefulStop(check, checkpoints.save)]
+    return [*callbacks, *plan.callbacks, GracefulStop(check, checkpoints.save)]
 
 
 def _engine(settings: Settings) -> Engine:
