@@ -21,6 +21,7 @@ def test_every_example_has_a_test():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         "autosgm_readme",
         "own_rule",
+        "own_optimizer",
         "second_order",
         "swap_one_import",
         # These examples are tested in tests/training/test_examples_loops.py.
@@ -90,6 +91,19 @@ def test_swap_one_import(capsys):
     assert [line for line in source.splitlines() if "dp." in line] == [
         "    opt = dp.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)  # was torch.optim.AdamW"
     ]
+
+
+def test_own_optimizer(capsys):
+    runs = run("own_optimizer")["runs"]
+    assert [found.entry for found in runs] == [
+        "adamw",
+        "torch-RAdam",
+        "own_optimizer.Lion",
+        "own_optimizer.lion_and_adam",
+    ]
+    assert all(found.status == "done" and found.loss[-1] < found.loss[0] for found in runs)
+    assert "weights" in runs[3].header["recipe"]
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_own_rule(capsys):

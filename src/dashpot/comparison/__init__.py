@@ -17,6 +17,7 @@ from dashpot.comparison.run_results import results_of_runs
 from dashpot.comparison.runner import run_study
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.table import markdown_summary, text_summary
+from dashpot.runs.combined_optimizer import CombinedOptimizer
 from dashpot.runs.default_lr import DEFAULT_METHODS, default_lr
 from dashpot.runs.entries import entry, known_entries
 from dashpot.runs.entry import Entry
@@ -28,6 +29,7 @@ from dashpot.scheduling.dimension import Dimension
 
 __all__ = [
     "DEFAULT_METHODS",
+    "CombinedOptimizer",
     "Curve",
     "Dimension",
     "Entry",
