@@ -107,6 +107,7 @@ TASKS: Mapping[str, str] = {
     "fashion-mnist-resnet": "dashpot.tasks.fashion_mnist_resnet:task",
     "cifar10": "dashpot.tasks.cifar10:task",
     "shakespeare-char": "dashpot.tasks.shakespeare_char:task",
+    "wikitext": "dashpot.tasks.wikitext:task",
     "quadratic": "dashpot.tasks.synthetic:quadratic",
     "noisy-quadratic": "dashpot.tasks.synthetic:noisy_quadratic",
     "rosenbrock": "dashpot.tasks.synthetic:rosenbrock",

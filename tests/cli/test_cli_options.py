@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_support import WORDS, final_weights, interrupt_at, refused, same_weights
+from local_tasks import LOCAL_TASKS
 
 from dashpot import tasks
 from dashpot.comparison import read_run
@@ -70,7 +71,7 @@ def test_compare_lr_find_and_verify_pass_options_to_the_task(dashpot, configurab
     assert given == [{"data_dir": None, "batch_size": 5, "shuffle": False}] * 2
 
 
-@pytest.mark.parametrize("name", [name for name in tasks.names() if not name.startswith("fashion-mnist")])
+@pytest.mark.parametrize("name", LOCAL_TASKS)
 def test_batch_size_of_every_task(dashpot, name):
     """Tasks with exact gradients have no batch size; tests/tasks covers the tasks whose data are not included."""
     words = ("train", name, *WORDS, "--batch-size", 750, "--epochs", 1, "--out", "a")

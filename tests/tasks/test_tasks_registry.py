@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
+from local_tasks import LOCAL_TASKS
 
 from dashpot.errors import ArgumentError
-from dashpot.tasks import Task, evaluate, get, names
-
-LOCAL_TASKS = [name for name in names() if not name.startswith("fashion-mnist")]
+from dashpot.tasks import Task, evaluate, get
 
 
 @pytest.mark.parametrize("name", LOCAL_TASKS)

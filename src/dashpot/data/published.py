@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,11 @@ class PublishedFile:
         return self.name if self.gzip_sha256 is None else f"{self.name}.gz"
 
     def expected_size(self, head: bytes) -> int:
-        """Return the number of bytes of a file with this beginning, or 0 if the beginning is invalid."""
-        return self.size or 0
+        """Return the number of bytes of a file with this beginning, or 0 if the beginning is invalid.
+
+        Files of unknown size are read to their end.
+        """
+        return sys.maxsize if self.size is None else self.size
 
     def mismatch(self, head: bytes, size: int) -> str:
         """Return the reason why content with this beginning and size, and a wrong checksum, is invalid."""

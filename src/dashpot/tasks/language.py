@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ def language_model(
     margin: float,
     description: str,
     config: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None = None,
 ) -> Task:
     """Return a task that minimizes the cross-entropy per token of a GPT.
 
@@ -75,6 +77,7 @@ def language_model(
             train=Windows(train, size.block, batch, tier.epoch, seed),
             evaluation=test if validation is None else validation,
             loss=token_cross_entropy,
+            metrics={} if metrics is None else metrics,
             test=None if validation is None else test,
         )
 
@@ -102,6 +105,26 @@ def language_model(
 
 def _evaluated(tokens: Tensor, block: int, device: str) -> Batches:
     return Batches(*blocks(tokens.to(device), block), batch_size=max(1, 4096 // block))
+
+
+def bits_per_byte(byte_lengths: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the metric of the cross-entropy in bits per byte of text, which does not depend on the tokens.
+
+    The perplexity per word is 2^(bits per byte x bytes per word).
+
+    Args:
+        byte_lengths: Number of bytes of each token, of shape (vocabulary,).
+
+    >>> metric = bits_per_byte(torch.tensor([1, 3]))
+    >>> metric(torch.zeros(1, 2, 2), torch.tensor([[0, 1]]))
+    (tensor(2.), tensor(4))
+    """
+
+    def metric(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        nats = token_cross_entropy(logits, targets) * targets.numel()
+        return nats / math.log(2), byte_lengths.to(targets.device)[targets].sum()
+
+    return metric
 
 
 def encode_characters(text: str) -> tuple[tuple[str, ...], Tensor]:
