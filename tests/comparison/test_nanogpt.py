@@ -117,7 +117,12 @@ def test_table_compares_methods_seed_by_seed():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"rows": ("bset",)}, "Unknown row 'bset': did you mean 'best'"), ({"seeds": 0}, "seeds must be an integer in")],
+    [
+        ({"rows": ("bset",)}, "Unknown row 'bset': did you mean 'best'"),
+        ({"seeds": 0}, "^reproduce: seeds must be an integer in"),
+        ({"jobs": 0}, "^reproduce: jobs must be an integer in"),
+        ({"tier": "gpu"}, "^reproduce: tier must be one of 'smoke', 'cpu', got 'gpu'"),
+    ],
 )
 def test_invalid_arguments_raise_and_write_nothing(tmp_path, change, message):
     with pytest.raises(ArgumentError, match=message):

@@ -15,10 +15,12 @@ from cyclopts import Parameter
 from dashpot.cli.command_words import command_line
 from dashpot.cli.compare import SEEDS, Seeds
 from dashpot.cli.first_line import print_first_line
-from dashpot.cli.study_options import Out, Threads, check_counts, check_threads
+from dashpot.cli.study_options import EXECUTION, Out, Threads, check_counts, check_threads
 from dashpot.cli.task_options import DataDir
+from dashpot.cli.values import integer
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
+from dashpot.utils.optional_packages import need
 
 
 class Table(NamedTuple):
@@ -58,8 +60,38 @@ def _fashion_mnist(
     print(f"Table: {path}")
 
 
+def _nanogpt(
+    out: Path,
+    *,
+    rows: str | None = None,
+    tier: str = "cpu",
+    seeds: int = SEEDS,
+    jobs: int = 1,
+    threads: int | None = None,
+    data_dir: Path | None = None,
+) -> None:
+    need("reproduce", "optuna", "scipy", extra="study")
+    print_first_line("Reproducing the table nanogpt.")
+    from dashpot.comparison.nanogpt import ROWS, reproduce_nanogpt
+    from dashpot.comparison.progress import progress_for
+
+    path = reproduce_nanogpt(
+        out,
+        tuple(ROWS) if rows is None else tuple(rows.split(",")),
+        seeds,
+        tier=tier,
+        data_dir=data_dir,
+        threads=threads,
+        jobs=jobs,
+        progress=lambda: progress_for(sys.stdout),
+        command=command_line(),
+    )
+    print(f"Table: {path}")
+
+
 TABLES = {
     "fashion-mnist": Table(_fashion_mnist, ("rows", "seeds", "data_dir", "threads")),
+    "nanogpt": Table(_nanogpt, ("rows", "tier", "seeds", "jobs", "threads", "data_dir")),
 }
 """Published tables by name."""
 
@@ -69,9 +101,15 @@ def reproduce(
     /,
     *,
     rows: Annotated[
-        str | None, Parameter(help="Comma-separated rows of the table fashion-mnist; defaults to all.")
+        str | None, Parameter(help="fashion-mnist, nanogpt: comma-separated rows; defaults to all.")
+    ] = None,
+    tier: Annotated[
+        str | None, Parameter(help="nanogpt: smoke (seconds) or cpu (minutes per run). [default: cpu]")
     ] = None,
     seeds: Seeds = None,
+    jobs: Annotated[
+        int | None, Parameter(converter=integer, help="Number of worker processes. [default: 1]", group=EXECUTION)
+    ] = None,
     out: Out = None,
     data_dir: DataDir = None,
     threads: Threads = None,
@@ -79,7 +117,7 @@ def reproduce(
     """Reproduce a published table with dashpot's optimizers; print both results side by side."""
     if name not in TABLES:
         raise unknown("table", name, TABLES)
-    options = {"rows": rows, "seeds": seeds, "data_dir": data_dir, "threads": threads}
+    options = {"rows": rows, "tier": tier, "seeds": seeds, "jobs": jobs, "data_dir": data_dir, "threads": threads}
     given = {option: value for option, value in options.items() if value is not None}
     _check_options(name, given)
     TABLES[name].reproduce(Path("runs") / f"reproduce-{name}" if out is None else out, **given)
