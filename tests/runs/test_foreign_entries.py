@@ -160,8 +160,28 @@ def test_search_spaces_of_torch_classes(method, names):
     [spec] = parse_methods(method)
     made = entry(spec.method, "digits", options=spec.options)
     assert list(search_space(made)) == names
-    changed = apply(made, {name: 0.125 for name in names if name != "warmup"})
-    assert default_values(changed) == {**dict.fromkeys(names, 0.125), "warmup": 0.0}
+    changed = default_values(apply(made, {name: 0.125 for name in names if name != "warmup"}))
+    assert {name: changed[name] for name in names} == {**dict.fromkeys(names, 0.125), "warmup": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [
+        ("torch.optim.AdamW", "betas=(0.9, 0.95)"),
+        ("adamw", "betas=(0.9, 0.95)"),
+        ("torch.optim.RMSprop", "alpha=0.95"),
+        ("rmsprop", "alpha=0.95"),
+        ("torch.optim.Adadelta", "rho=0.95"),
+        ("torch.optim.ASGD", None),
+        ("sgd", None),
+    ],
+)
+def test_average_of_squares_is_searched_on_request(method, argument):
+    made = entry(method, "digits")
+    space = search_space(made, ["beta2"])
+    assert space == ({} if argument is None else {"1-beta2": Dimension(1e-4, 0.1, log=True)})
+    if argument is not None:
+        assert argument in apply(made, {"1-beta2": 0.05}).call(8)
 
 
 def test_torch_classes_have_the_range_of_the_method_with_the_same_update():

@@ -14,7 +14,7 @@ from dashpot.constraints import Interval, check, unknown
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
 from dashpot.runs.method_names import absolute_method
-from dashpot.runs.tuning_options import BUDGET, SAMPLERS, SETTINGS
+from dashpot.runs.tuning_options import ALL_SETTINGS, BUDGET, SAMPLERS, SETTINGS
 from dashpot.scheduling.suggestions import PRUNERS
 
 TUNING = Group("Tuning", sort_key=1)
@@ -112,10 +112,10 @@ def tuning_design(
     check(command, "--pruner", pruner, PRUNERS)
     chosen = SETTINGS if tune is None else tuple(filter(None, tune.split(",")))
     for name in chosen:
-        if name not in SETTINGS and not own:
-            raise unknown("setting to tune", name, SETTINGS)
+        if name not in ALL_SETTINGS and not own:
+            raise unknown("setting to tune", name, ALL_SETTINGS)
     if not chosen:
-        raise ArgumentError(f"{command}: --tune must name at least one of {', '.join(SETTINGS)}, got {tune!r}.")
+        raise ArgumentError(f"{command}: --tune must name at least one of {', '.join(ALL_SETTINGS)}, got {tune!r}.")
     if tune is not None and not budget:
         raise ArgumentError(f"{command}: --tune requires --budget, the number of trials per method.")
     return {"budget": budget, "tune": chosen, "sampler": sampler, "pruner": pruner}

@@ -5,13 +5,15 @@
 | lr | `lr` | the generic rate of the method / 30 ... times 30 | log | all with lr > 0 |
 | weight_decay | `weight_decay` | 1e-6 ... 0.1 | log | those with weight decay |
 | momentum | `betas[0]`, `pole` or `momentum` | 0.5 ... 0.99 | log of 1 - momentum | those with momentum |
+| beta2 | `betas[1]`, `alpha` or `rho` | 0.9 ... 0.9999 | log of 1 - beta2 | with an average of squares |
 | warmup | share of the steps with linear warm-up of the rate | 0 ... 0.2 | linear | all |
 
-The generic rate is that in `dashpot.names`, also for classes of torch with the same update; for other optimizers, the
-rate of the entry. A range is widened if it does not contain the value of the entry. A setting that is zero in the entry
-is not searched, so that `sgd` remains SGD without momentum and without weight decay. Warm-up is searched for a constant
-rate, and for the schedules "linear" and "cosine", since "warmup-linear" and "warmup-cosine" exist. The table applies to
-every method, except those that define their own search space (`dashpot.runs.own_search_space`).
+`beta2` is searched on request only. The generic rate is that in `dashpot.names`, also for classes of torch with equal
+updates; for other optimizers, the rate of the entry. A range is widened if it does not contain the value of the entry. A
+setting that is zero in the entry is not searched, so that `sgd` remains SGD without momentum and without weight decay.
+Warm-up is searched for a constant rate, and for the schedules "linear" and "cosine", since "warmup-linear" and
+"warmup-cosine" exist. The table applies to every method, except those that define their own search space
+(`dashpot.runs.own_search_space`).
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from dashpot.runs.entry_schedules import scheduled
 from dashpot.runs.makers import parameters
 from dashpot.runs.own_search_space import value_of, with_value
 from dashpot.runs.probe import probe
-from dashpot.runs.tuning_options import SETTINGS
+from dashpot.runs.tuning_options import ALL_SETTINGS, SETTINGS
 from dashpot.scheduling.dimension import Dimension
 from dashpot.utils.optional_packages import need
 
@@ -42,13 +44,21 @@ RATE_FACTOR = 30.0
 DECAYS = (1e-6, 0.1)
 COMPLEMENTS = (0.01, 0.5)
 """Range of 1 - momentum."""
+SQUARES = (1e-4, 0.1)
+"""Range of 1 - beta2."""
 WARMUPS = (0.0, 0.2)
 COMPLEMENT = "1-momentum"
 """Name of the dimension of the momentum, which is 1 - momentum."""
+SQUARE_ARGUMENTS = {"RMSprop": "alpha", "Adadelta": "rho"}
+"""Arguments of the average of squares, of classes without `betas`."""
+COMPLEMENT2 = "1-beta2"
+"""Name of the dimension of the average of squares."""
+COMPLEMENTED = {"momentum": COMPLEMENT, "beta2": COMPLEMENT2}
+"""For each setting that is searched as 1 - value, the name of its dimension."""
 
 
 SearchSpace = Mapping[str, Dimension]
-"""Ranges by dimension: "lr", "weight_decay", "1-momentum" and "warmup"."""
+"""Ranges by dimension: "lr", "weight_decay", "1-momentum", "1-beta2" and "warmup"."""
 
 
 def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, Dimension]:
@@ -56,8 +66,8 @@ def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, 
 
     Args:
         entry: Entry whose values are the defaults of the search.
-        settings: Settings to search: "lr", "weight_decay", "momentum" and "warmup", which together stand for the
-            whole own space of an entry, or some of them and of the names in the own space.
+        settings: Settings to search: "lr", "weight_decay", "momentum", "warmup", "beta2", and names in the own space of
+            the entry. The default stands for the whole own space.
 
     Raises:
         ArgumentError: If a setting is unknown.
@@ -70,8 +80,8 @@ def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, 
     """
     chosen = tuple(settings)
     for name in chosen:
-        if name not in SETTINGS and name not in entry.space:
-            raise unknown("setting to tune", name, {*SETTINGS, *entry.space})
+        if name not in ALL_SETTINGS and name not in entry.space:
+            raise unknown("setting to tune", name, {*ALL_SETTINGS, *entry.space})
     known = default_values(entry)
     if entry.space:
         own = {name: item for name, item in entry.space.items() if chosen == SETTINGS or name in chosen}
@@ -80,9 +90,10 @@ def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, 
         "lr": lambda: Dimension(*_rates(entry), log=True),
         "weight_decay": lambda: Dimension(*DECAYS, log=True),
         COMPLEMENT: lambda: Dimension(*COMPLEMENTS, log=True),
+        COMPLEMENT2: lambda: Dimension(*SQUARES, log=True),
         "warmup": lambda: Dimension(*WARMUPS),
     }
-    wanted = {COMPLEMENT if name == "momentum" else name for name in chosen}
+    wanted = {COMPLEMENTED.get(name, name) for name in chosen}
     return {name: make().widened(known[name]) for name, make in ranges.items() if name in wanted and name in known}
 
 
@@ -97,7 +108,8 @@ def default_values(entry: Entry) -> dict[str, float]:
         return _own_values(entry)
     group = _group(entry)
     values = {"lr": float(entry.lr), "weight_decay": _number(group.get("weight_decay"))}
-    values |= {COMPLEMENT: _complement(entry, group), "warmup": _warmup(entry)}
+    values |= {COMPLEMENT: _complement(entry, group), COMPLEMENT2: _complement2(entry, group)}
+    values |= {"warmup": _warmup(entry)}
     return {name: value for name, value in values.items() if value is not None and (value > 0 or name == "warmup")}
 
 
@@ -117,10 +129,12 @@ def apply(entry: Entry, values: Mapping[str, float]) -> Entry:
     """
     options = dict(entry.options)
     for name, value in values.items():
-        if name not in ("lr", COMPLEMENT, "warmup"):
+        if name not in ("lr", COMPLEMENT, COMPLEMENT2, "warmup"):
             options = with_value(options, entry, name, value)
     if COMPLEMENT in values:
-        options |= _momentum_options(entry, float(f"{1 - values[COMPLEMENT]:.8g}"))
+        options |= _momentum_options(entry, _one_minus(values[COMPLEMENT]))
+    if COMPLEMENT2 in values:
+        options |= _squares_options(dataclasses.replace(entry, options=options), _one_minus(values[COMPLEMENT2]))
     applied = dataclasses.replace(entry, lr=values.get("lr", entry.lr), options=options)
     return _warmed(applied, values["warmup"]) if "warmup" in values else applied
 
@@ -131,10 +145,8 @@ def settings_of(values: Mapping[str, float]) -> dict[str, float]:
     >>> settings_of({"lr": 0.01, "1-momentum": 0.1})
     {'lr': 0.01, 'momentum': 0.9}
     """
-    return {
-        "momentum" if name == COMPLEMENT else name: float(f"{1 - value:.8g}") if name == COMPLEMENT else value
-        for name, value in values.items()
-    }
+    names = {dimension: name for name, dimension in COMPLEMENTED.items()}
+    return {names.get(name, name): _one_minus(value) if name in names else value for name, value in values.items()}
 
 
 def sobol_point(space: SearchSpace, number: int, seed: int = 0) -> dict[str, float]:
@@ -214,7 +226,27 @@ def _complement(entry: Entry, group: Mapping[str, Any]) -> float | None:
     except (ArgumentError, TypeError, ValueError):
         return None
     found = changed["betas"][0] if changed.get("betas") else changed.get("momentum")
-    return float(f"{1 - value:.8g}") if found == 0.75 else None
+    return _one_minus(value) if found == 0.75 else None
+
+
+def _complement2(entry: Entry, group: Mapping[str, Any]) -> float | None:
+    """Return 1 - beta2; None if there is no average of squares, or no argument sets it."""
+    if group.get("betas"):
+        argument, value = "betas", _number(group["betas"][-1])
+    else:
+        argument = SQUARE_ARGUMENTS.get(getattr(entry.make, "__name__", ""), "")
+        value = _number(group.get(argument))
+    return _one_minus(value) if value and argument in parameters(entry.make) else None
+
+
+def _squares_options(entry: Entry, beta2: float) -> dict[str, Any]:
+    """Return the argument that sets the average of squares."""
+    betas = _group(entry).get("betas")
+    return {"betas": (*betas[:-1], beta2)} if betas else {SQUARE_ARGUMENTS[entry.make.__name__]: beta2}
+
+
+def _one_minus(value: float) -> float:
+    return float(f"{1 - value:.8g}")
 
 
 def _momentum_options(entry: Entry, momentum: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dashpot.runs.choices import COUNT, THREADS
 from dashpot.runs.combined_optimizer import CombinedOptimizer
 from dashpot.runs.entry import Entry, has_decay
 from dashpot.runs.search_space import search_space
-from dashpot.runs.tuning_options import BUDGET, SAMPLERS, SETTINGS
+from dashpot.runs.tuning_options import ALL_SETTINGS, BUDGET, SAMPLERS, SETTINGS
 from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.suggestions import PRUNERS
 from dashpot.tasks import Problem, Target, Task
@@ -49,8 +49,8 @@ class Study:
         epochs: Number of epochs in every run, at least 1.
         threads: Number of torch threads, at least 1; None leaves the number unchanged.
         budget: Number of tuning trials per method, at least 0; the first one uses the settings of the entry.
-        tune: Settings to tune, of "lr", "weight_decay", "momentum" and "warmup", and of the search spaces that entries
-            define themselves; see `dashpot.runs.search_space`.
+        tune: Settings to tune, of "lr", "weight_decay", "momentum", "warmup" and "beta2", and of the search spaces that
+            entries define themselves; see `dashpot.runs.search_space`.
         spaces: Search spaces by name of the entry, instead of those of `tune`.
         sampler: Source of the further trials: "qmc" (scrambled Sobol sequence) or "tpe" (of Optuna). With "grid", all
             trials, the first one included, are evenly spaced values of one setting.
@@ -112,7 +112,7 @@ class Study:
         _check_looks(self.looks, len(self.seeds))
 
     def _check_tuning(self, names: list[str]) -> None:
-        known = {*SETTINGS, *(name for entry in self.entries for name in entry.space)}
+        known = {*ALL_SETTINGS, *(name for entry in self.entries for name in entry.space)}
         for name in self.tune:
             if name not in known:
                 raise unknown("setting to tune", name, known)
@@ -144,7 +144,7 @@ class Study:
 
     def _space(self, entry: Entry) -> dict[str, Dimension]:
         """Return the search space of an entry by `tune`, without the names of other entries' own spaces."""
-        return search_space(entry, tuple(name for name in self.tune if name in SETTINGS or name in entry.space))
+        return search_space(entry, tuple(name for name in self.tune if name in ALL_SETTINGS or name in entry.space))
 
     def trials(self, name: str) -> int:
         """Return the number of tuning trials of an entry, which is 0 if it has no setting to tune."""
