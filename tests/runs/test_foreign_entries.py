@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def file(tmp_path):
     return path
 
 
-def model() -> nn.Sequential:
+def model() -> Any:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2))
 
 

@@ -83,12 +83,8 @@ class Entry:
         >>> Entry("sgd", torch.optim.SGD, 0.1, {"momentum": 0.9, "max_norm": 1.0}).in_loop(steps=100)
         {'max_norm': 1.0}
         """
-        given = {name: value for name, value in self.options.items() if name in LOOP}
-        if self.schedule is not None and not accepts(self.make, "schedule"):
-            return {"schedule": self.schedule(steps), **self._refused(given)}
-        return self._refused(given)
-
-    def _refused(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        scheduled = {} if self.schedule is None else {"schedule": self.schedule(steps)}
+        given = {**scheduled, **{name: value for name, value in self.options.items() if name in LOOP}}
         return {name: value for name, value in given.items() if not accepts(self.make, name)}
 
     def optimizer(self, params: Iterable[Any], steps: int, model: nn.Module | None = None) -> Optimizer:
@@ -96,9 +92,9 @@ class Entry:
         given = self.arguments(steps)
         if "model" in parameters(self.make):
             given["model"] = model
-        return (
-            self.make(params, **given) if self.origin is None else make_checked(self.origin, self.make, params, given)
-        )
+        if self.origin is None:
+            return self.make(params, **given)
+        return make_checked(self.origin, self.make, params, given)
 
     def optimizer_of(self, model: nn.Module, steps: int) -> Optimizer:
         """Create an optimizer over the parameters of a model, in two groups if `no_decay` is given."""

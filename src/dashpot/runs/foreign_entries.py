@@ -32,7 +32,7 @@ KIND = "Optimizer file"
 class _Found:
     """Class or factory of a method, its own search space as written by the user, and the checksum of its file."""
 
-    make: Callable[..., Optimizer]
+    make: Callable[..., Any]
     table: Any = None
     sha256: str | None = None
 

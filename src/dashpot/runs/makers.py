@@ -73,5 +73,6 @@ def _origin(make: Callable[..., Any]) -> str:
             return package
     module = sys.modules.get(make.__module__)
     file = getattr(module, "__file__", None)
-    from_file = module is not None and file is not None and module.__spec__ is None  # made by tasks.user_file
-    return Path(file).stem if from_file and make.__module__ != "__main__" else make.__module__
+    if file is not None and getattr(module, "__spec__", None) is None and make.__module__ != "__main__":
+        return Path(file).stem  # a module of dashpot.tasks.user_file, whose name contains a checksum of its path
+    return make.__module__

@@ -9,7 +9,7 @@
 | warmup | share of the steps with linear warm-up of the rate | 0 ... 0.2 | linear | all |
 
 `beta2` is searched on request only. The generic rate is that in `dashpot.names`, also for classes of torch with equal
-updates; for other optimizers, the rate of the entry. A range is widened if it does not contain the value of the entry. A
+updates; for others, the rate of the entry. A range is widened if it does not contain the value of the entry. A
 setting that is zero in the entry is not searched, so that `sgd` remains SGD without momentum and without weight decay.
 Warm-up is searched for a constant rate, and for the schedules "linear" and "cosine", since "warmup-linear" and
 "warmup-cosine" exist. The table applies to every method, except those that define their own search space
