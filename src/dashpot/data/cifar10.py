@@ -1,8 +1,8 @@
 """CIFAR-10: 50 000 + 10 000 color images, 32 x 32 pixels, in 10 classes.
 
-Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009. The SHA-256 checksums of the archive
-and its members are those of TensorFlow Datasets and of the Ruby library TorchVision; the archive has the published MD5
-checksum c32a1d4ab5d03f1284b67883e8d87530.
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009. The SHA-256 checksums are those of
+the Ruby library TorchVision; other projects record the same checksums of the archive and of the test images. The
+archive has the published MD5 checksum c32a1d4ab5d03f1284b67883e8d87530.
 """
 
 from __future__ import annotations
