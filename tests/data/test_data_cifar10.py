@@ -9,6 +9,7 @@ import pytest
 
 from dashpot.data import Images, cifar10, loading
 from dashpot.data.cifar10_records import RecordFile, decode, encode
+from dashpot.data.find import find, user_folder
 from dashpot.data.published import PublishedDataset, PublishedFile
 from dashpot.data.warn_once import warn_once
 from dashpot.errors import DataError
@@ -184,3 +185,17 @@ def test_descriptions_have_the_published_sizes():
     assert cifar10.ARCHIVE.files["archive"].size == 170_052_171
     assert [(file.name, file.size) for file in cifar10.FILES.files.values()] == [(name, 30_730_000) for name in NAMES]
     assert len({file.sha256 for file in cifar10.FILES.files.values()}) == 6
+
+
+@pytest.mark.slow
+def test_real_data_set_has_published_class_counts():
+    """Also for files with other checksums, whose labels are those of the published files."""
+    folder = user_folder(None)
+    if folder is None or not find(cifar10.FILES, folder, cifar10.FILES.folders):
+        pytest.skip("needs DASHPOT_DATA, a folder with the six files of CIFAR-10")
+    images = cifar10.load(folder, checksum=False)
+    assert np.bincount(images.train_labels).tolist() == [5000] * 10
+    assert np.bincount(images.eval_labels).tolist() == [1000] * 10
+    # The usual normalization constants of CIFAR-10; images that were compressed again differ in the third decimal.
+    means = images.train_images.mean((0, 2, 3)) / 255
+    assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.003)
