@@ -59,19 +59,14 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(size.dropout)
         self.blocks = nn.Sequential(*(Block(size) for _ in range(size.layers)))
         self.norm = nn.LayerNorm(size.width, bias=False)
-        initialize(self, size.layers)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                last = name.endswith("last.weight")
+                nn.init.normal_(weight, std=INIT_STD / math.sqrt(2 * size.layers) if last else INIT_STD)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
         return functional.linear(self.norm(self.blocks(self.dropout(x))), self.tokens.weight)
-
-
-def initialize(model: nn.Module, layers: int) -> None:
-    """Draw the matrices of a transformer: N(0, 0.02^2), and N(0, 0.02^2/(2 layers)) for the last layer of a branch."""
-    for name, weight in model.named_parameters():
-        if weight.ndim == 2:
-            last = name.endswith("last.weight")
-            nn.init.normal_(weight, std=INIT_STD / math.sqrt(2 * layers) if last else INIT_STD)
 
 
 class Block(nn.Module):

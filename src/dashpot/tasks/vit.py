@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dashpot.tasks.gpt import Block, GPTSize, initialize
+from dashpot.tasks.gpt import INIT_STD, Block, GPTSize
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class ViT(nn.Module):
 
     Each patch is mapped to a token by a linear layer, and a learned position is added. The blocks are those of `GPT`,
     but every token attends to all tokens. The mean of the normalized tokens is the input of a linear layer. Weights
-    are drawn from torch's global generator, as in `GPT`; initial biases are zero.
+    are drawn from torch's global generator: positions and the last layer from N(0, 0.02^2), and the other matrices
+    uniformly with variance 2/(fan_in + fan_out). Initial biases are zero.
 
     Args:
         size: Size of the network.
@@ -60,7 +61,11 @@ class ViT(nn.Module):
         self.blocks = nn.Sequential(*(Block(blocks) for _ in range(size.layers)))
         self.norm = nn.LayerNorm(size.width, bias=False)
         self.head = nn.Linear(size.width, classes)
-        initialize(self, size.layers)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+        for weight in (self.positions.weight, self.head.weight):
+            nn.init.normal_(weight, std=INIT_STD)
         for layer in (self.embedding, self.head):
             nn.init.zeros_(layer.bias)
 
