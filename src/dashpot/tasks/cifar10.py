@@ -50,12 +50,12 @@ class ImageTier:
 TIERS: Mapping[str, Mapping[str, ImageTier]] = {
     "resnet": {
         "smoke": ImageTier(ResNetSize((8, 16), 1, stem=2), 64, 3, 0.2, 0.02, train=960, test=500, validation_size=500),
-        "cpu": ImageTier(ResNetSize((32, 64, 128), 1, stem=2), 64, 3, 0.6, 0.005, train=15_000),
+        "cpu": ImageTier(ResNetSize((32, 64, 128), 1, stem=2), 64, 3, 0.55, 0.005, train=15_000),
         "gpu": ImageTier(RESNET18, 128, 200, 0.95, 0.003),
     },
     "vit": {
         "smoke": ImageTier(ViTSize(2, 2, 16, patch=8), 64, 3, 0.2, 0.02, train=960, test=500, validation_size=500),
-        "cpu": ImageTier(ViTSize(4, 4, 96, patch=8), 64, 3, 0.4, 0.005, train=15_000),
+        "cpu": ImageTier(ViTSize(4, 4, 96, patch=8), 64, 3, 0.35, 0.005, train=15_000),
         "gpu": ImageTier(ViTSize(12, 8, 256), 100, 150, 0.85, 0.003),
     },
 }

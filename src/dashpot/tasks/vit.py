@@ -36,7 +36,8 @@ class ViT(nn.Module):
     Each patch is mapped to a token by a linear layer, and a learned position is added. The blocks are those of `GPT`,
     but every token attends to all tokens. The mean of the normalized tokens is the input of a linear layer. Weights
     are drawn from torch's global generator: positions and the last layer from N(0, 0.02^2), and the other matrices
-    uniformly with variance 2/(fan_in + fan_out). Initial biases are zero.
+    uniformly with variance 2/(fan_in + fan_out). Biases have torch's default initialization, since biases that
+    start at zero would never change under a correlation numerator.
 
     Args:
         size: Size of the network.
@@ -66,8 +67,6 @@ class ViT(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
         for weight in (self.positions.weight, self.head.weight):
             nn.init.normal_(weight, std=INIT_STD)
-        for layer in (self.embedding, self.head):
-            nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         patches = nn.functional.pixel_unshuffle(images, self.patch).flatten(2).transpose(1, 2)
