@@ -199,6 +199,22 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.rescaling:run",
         "Learning rates after rescaling of parameters or loss: SGD, Adagrad and Adam, and second-order methods.",
     ),
+    "lesson": ExperimentName(
+        "dashpot.experiments.lesson:run",
+        "The lesson's table of optimizers on Fashion-MNIST with several seeds, and its order tested pair by pair.",
+    ),
+    "lr-decay": ExperimentName(
+        "dashpot.experiments.lr_decay:run",
+        "Decaying rates: plain methods against Adam, slow and fast cooling, and drops of the rate.",
+    ),
+    "lr-sensitivity": ExperimentName(
+        "dashpot.experiments.lr_sensitivity:run",
+        "Ranges of good learning rates of seven methods, and other settings of Adam.",
+    ),
+    "three-optimizers": ExperimentName(
+        "dashpot.experiments.three_optimizers:run",
+        "Plain descent, momentum and Adam on a simple set: a low rate, speed and final accuracy.",
+    ),
 }
 """For each name of an experiment, its function and a summary."""
 
