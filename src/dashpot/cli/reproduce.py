@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,11 +16,13 @@ from cyclopts import Parameter
 from dashpot.cli.command_words import command_line
 from dashpot.cli.compare import SEEDS, Seeds
 from dashpot.cli.first_line import print_first_line
+from dashpot.cli.study_command import execute_study
 from dashpot.cli.study_options import EXECUTION, Out, Threads, check_counts, check_threads
 from dashpot.cli.task_options import DataDir
 from dashpot.cli.values import integer
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
+from dashpot.runs.workload_names import WORKLOADS, check_tier, parse_numerators, parse_workloads, parse_zeros
 from dashpot.utils.optional_packages import need
 
 
@@ -89,8 +92,56 @@ def _nanogpt(
     print(f"Table: {path}")
 
 
+def _autosgm(
+    out: Path,
+    *,
+    workload: str | None = None,
+    tier: str = "cpu",
+    zeros: str | None = None,
+    numerators: str = "0,1",
+    seeds: int | None = None,
+    jobs: int = 1,
+    threads: int | None = None,
+    data_dir: Path | None = None,
+    yes: bool = False,
+    source: Path | None = None,
+) -> None:
+    names = None if workload is None else parse_workloads(workload)
+    check_tier(tier)
+    chosen, kinds = None if zeros is None else parse_zeros(zeros), parse_numerators(numerators)
+    need("reproduce", "scipy", "optuna", extra="study")
+    need("The page of reproduce", "matplotlib", "jinja2", extra="plot")
+    data = "all workloads" if names is None else ", ".join(names)
+    print_first_line(f"Reading {source}." if source else f"Reproducing the table autosgm: {data}, tier {tier}.")
+    from dashpot.comparison.zero_run import GridRequest, reproduce_autosgm, write_summary
+
+    if source is not None:
+        print(f"Page: {write_summary(source, out, command=command_line())}")
+        return
+    page = reproduce_autosgm(
+        out,
+        GridRequest(names, tier, chosen, kinds, seeds, data_dir, threads, jobs),
+        execute=partial(execute_study, jobs=jobs),
+        yes=yes,
+        ask=_question(),
+        command=command_line(),
+    )
+    print(f"Page: {page}")
+
+
+def _question() -> Callable[[str], bool] | None:
+    """Return a function that asks for a confirmation, or None without a terminal."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    return lambda text: input(text).strip().lower() in ("y", "yes")
+
+
 TABLES = {
     "fashion-mnist": Table(_fashion_mnist, ("rows", "seeds", "data_dir", "threads")),
+    "autosgm": Table(
+        _autosgm,
+        ("workload", "tier", "zeros", "numerators", "seeds", "jobs", "threads", "data_dir", "yes", "source"),
+    ),
     "nanogpt": Table(_nanogpt, ("rows", "tier", "seeds", "jobs", "threads", "data_dir")),
 }
 """Published tables by name."""
@@ -103,21 +154,41 @@ def reproduce(
     rows: Annotated[
         str | None, Parameter(help="fashion-mnist, nanogpt: comma-separated rows; defaults to all.")
     ] = None,
+    workload: Annotated[
+        str | None,
+        Parameter(help=f"autosgm: comma-separated workloads of {', '.join(WORKLOADS)}; defaults to all with data."),
+    ] = None,
     tier: Annotated[
-        str | None, Parameter(help="nanogpt: smoke (seconds) or cpu (minutes per run). [default: cpu]")
+        str | None,
+        Parameter(
+            help="autosgm, nanogpt: smoke (seconds), cpu (minutes per run), autosgm: gpu (published). [default: cpu]"
+        ),
+    ] = None,
+    zeros: Annotated[
+        str | None, Parameter(help="autosgm: comma-separated zeros, none without a filter; defaults to the tier's.")
+    ] = None,
+    numerators: Annotated[str | None, Parameter(help="autosgm: comma-separated numerators. [default: 0,1]")] = None,
+    source: Annotated[
+        Path | None,
+        Parameter(name="--from", help="autosgm: results.jsonl from which tables and page are written, without runs."),
     ] = None,
     seeds: Seeds = None,
     jobs: Annotated[
         int | None, Parameter(converter=integer, help="Number of worker processes. [default: 1]", group=EXECUTION)
     ] = None,
+    threads: Threads = None,
+    yes: Annotated[bool, Parameter(help="Start without a question if it takes hours.", group=EXECUTION)] = False,
     out: Out = None,
     data_dir: DataDir = None,
-    threads: Threads = None,
 ) -> None:
-    """Reproduce a published table with dashpot's optimizers; print both results side by side."""
+    """Reproduce a published table with dashpot's optimizers; print the results, and write them to a folder."""
     if name not in TABLES:
         raise unknown("table", name, TABLES)
-    options = {"rows": rows, "tier": tier, "seeds": seeds, "jobs": jobs, "data_dir": data_dir, "threads": threads}
+    options = {
+        **{"rows": rows, "workload": workload, "tier": tier, "zeros": zeros, "numerators": numerators},
+        **{"source": source, "seeds": seeds, "jobs": jobs, "threads": threads, "data_dir": data_dir},
+        "yes": yes or None,
+    }
     given = {option: value for option, value in options.items() if value is not None}
     _check_options(name, given)
     TABLES[name].reproduce(Path("runs") / f"reproduce-{name}" if out is None else out, **given)
@@ -129,9 +200,11 @@ def _check_options(name: str, given: dict[str, Any]) -> None:
         if option not in TABLES[name].options:
             known = ", ".join(map(_flag, TABLES[name].options))
             raise ArgumentError(f"reproduce: the options of {name} are {known}, got {_flag(option)}.")
-    check_counts("reproduce", **{option: given[option] for option in ("seeds", "jobs", "epochs") if option in given})
+        if "source" in given and option != "source":
+            raise ArgumentError(f"reproduce: --from starts no runs and allows only --out, got {_flag(option)}.")
+    check_counts("reproduce", **{option: given[option] for option in ("seeds", "jobs") if option in given})
     check_threads("reproduce", given.get("threads"))
 
 
 def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
+    return "--from" if option == "source" else f"--{option.replace('_', '-')}"

@@ -1,4 +1,19 @@
-"""Studies of the zero and the numerator of AutoSGM, as published: filters with one pole and several zeros."""
+"""Studies of the zero and the numerator of AutoSGM, as published: filters with one pole and several zeros.
+
+Source: the README and the figures of AutoSGM by Somefun. Its runs have a pole of 0.9, the zeros of `ZEROS`, and a
+constant ("red") or a partial-correlation ("blue") numerator.
+
+| workload | published network and data | runs | batch | steps |
+|---|---|---|---|---|
+| cifar10-vit | ViT on CIFAR-10 | 5 | 100 | 500 x 150 |
+| cifar10-resnet | ResNet-18 on CIFAR-10 | 5 | 128 | 391 x 200 |
+| shakespeare-char | GPT of 30 M parameters, block 128 | 10 | 64 | 10 000 |
+| wikitext | GPT-2 of 124 M parameters on WikiText-103 | 3 | | 100 000 |
+
+The tier "gpu" has these numbers of runs, batches and steps. It differs from the published runs in three points: the
+network of shakespeare-char is the larger one of nanoGPT, a part of the training data is held out for validation, and
+each method selects its rate among those of the plan by that part; the published rate is 0.001.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +23,14 @@ from pathlib import Path
 
 from dashpot.runs.study import Study
 from dashpot.runs.study_names import StudyNames
+from dashpot.runs.workload_names import NO_FILTER
 
-ZEROS = ("0", "0.31", "0.47", "0.55", "0.64", "0.85", "0.9", "none")
+ZEROS = ("0", "0.31", "0.47", "0.55", "0.64", "0.85", "0.9", NO_FILTER)
 """Published zeros of the filter with the pole 0.9; "none" is the unfiltered gradient."""
 FEW_ZEROS = ("0", "0.47", "0.9")
 TRIALS = 3
 """Number of learning rates, shared by all methods, among which validation data select."""
+WARMUP_COSINE = "warmup-cosine:warmup=0.05,floor=0.1"
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,7 @@ class GridPlan:
         epochs: Number of epochs; None selects that of the task.
         evaluate_every: Number of steps between evaluations; None selects a twelfth of a run.
         zeros: Default zeros.
+        seeds: Default number of seeds.
     """
 
     task: str
@@ -39,21 +57,72 @@ class GridPlan:
     epochs: int | None = None
     evaluate_every: int | None = None
     zeros: tuple[str, ...] = FEW_ZEROS
+    seeds: int = 3
+
+
+def _cifar10(network: str, batch_size: int, epochs: int, rates: tuple[float, float]) -> Mapping[str, GridPlan]:
+    """Return the plans of a network on CIFAR-10; batch size and epochs are those of the published runs."""
+    options = {"network": network}
+    published = {**options, "tier": "gpu", "batch_size": batch_size}
+    return {
+        "smoke": GridPlan("cifar10", {**options, "tier": "smoke"}, rates, "cosine"),
+        "cpu": GridPlan("cifar10", {**options, "tier": "cpu"}, rates, "cosine"),
+        "gpu": GridPlan("cifar10", published, rates, "cosine", epochs=epochs, zeros=ZEROS, seeds=5),
+    }
 
 
 PLANS: Mapping[str, Mapping[str, GridPlan]] = {
+    "digits": {
+        "smoke": GridPlan("digits", {}, (1e-2, 1e-1), epochs=2),
+        "cpu": GridPlan("digits", {}, (1e-2, 1e-1), zeros=ZEROS),
+        "gpu": GridPlan("digits", {}, (1e-2, 1e-1), zeros=ZEROS, seeds=10),
+    },
+    "fashion-mnist": {
+        "smoke": GridPlan("fashion-mnist", {"batch_size": 2048}, (3e-3, 1e-1), epochs=1, evaluate_every=27),
+        "cpu": GridPlan("fashion-mnist", {}, (3e-3, 1e-1), evaluate_every=53),
+        "gpu": GridPlan("fashion-mnist", {}, (3e-3, 1e-1), evaluate_every=53, zeros=ZEROS, seeds=5),
+    },
+    "cifar10-resnet": _cifar10("resnet", 128, 200, (3e-3, 3e-2)),
+    "cifar10-vit": _cifar10("vit", 100, 150, (1e-3, 1e-2)),
     "shakespeare-char": {
+        "smoke": GridPlan("shakespeare-char", {"tier": "smoke"}, (3e-3, 3e-2), WARMUP_COSINE, 1.0),
         "cpu": GridPlan(
             "shakespeare-char",
             {"tier": "cpu"},
             (3e-3, 3e-2),
-            "warmup-cosine:warmup=0.05,floor=0.1",
+            WARMUP_COSINE,
             1.0,
             evaluate_every=500,
             zeros=ZEROS,
         ),
+        "gpu": GridPlan(
+            "shakespeare-char",
+            {"tier": "gpu"},
+            (1e-3, 1e-2),
+            WARMUP_COSINE,
+            1.0,
+            epochs=40,
+            evaluate_every=500,
+            zeros=ZEROS,
+            seeds=10,
+        ),
+    },
+    "wikitext": {
+        "smoke": GridPlan("wikitext", {"tier": "smoke"}, (3e-3, 3e-2), WARMUP_COSINE, 1.0),
+        "cpu": GridPlan("wikitext", {"tier": "cpu"}, (3e-3, 3e-2), WARMUP_COSINE, 1.0, evaluate_every=250),
+        "gpu": GridPlan(
+            "wikitext",
+            {"tier": "gpu"},
+            (3e-4, 3e-3),
+            WARMUP_COSINE,
+            1.0,
+            epochs=400,
+            evaluate_every=2500,
+            zeros=ZEROS,
+        ),
     },
 }
+"""Plans by workload and tier."""
 
 
 def method(numerator: int, zero: str) -> str:
@@ -62,12 +131,57 @@ def method(numerator: int, zero: str) -> str:
     >>> method(1, "0.47"), method(0, "none")
     ('autosgm-1:zero=0.47', 'autosgm-0:pole=0')
     """
-    return f"autosgm-{numerator}:" + ("pole=0" if zero == "none" else f"zero={zero}")
+    return f"autosgm-{numerator}:" + ("pole=0" if zero == NO_FILTER else f"zero={zero}")
 
 
 def entry_name(numerator: int, zero: str) -> str:
     """Return the name of the entry of `method`."""
     return method(numerator, zero).replace(":", "-").replace("=", "-")
+
+
+def grid_names(
+    plan: GridPlan,
+    zeros: Sequence[str],
+    numerators: Sequence[int] = (0, 1),
+    seeds: int = 3,
+    *,
+    data_dir: Path | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+) -> StudyNames:
+    """Return the settings of the study of all pairs of zeros and numerators.
+
+    Args:
+        plan: Training of the workload.
+        zeros: Zeros of the filter, as in `ZEROS`.
+        numerators: Numerators of the learning rate.
+        seeds: Number of seeds.
+        data_dir: First folder to search for data sets.
+        threads: Number of torch threads; None leaves the number unchanged.
+        device: Device of data and models; None selects that of the task.
+    """
+    chosen = [(numerator, zero) for zero in zeros for numerator in numerators]
+    low, high = plan.rates
+    space = {"lr": {"low": low, "high": high, "log": True}}
+    return StudyNames(
+        plan.task,
+        dict(plan.options) if device is None else {**plan.options, "device": device},
+        None if data_dir is None else str(data_dir),
+        ",".join(method(*pair) for pair in chosen),
+        options={} if plan.max_norm is None else {"max_norm": plan.max_norm},
+        schedule=plan.schedule,
+        seeds=seeds,
+        epochs=plan.epochs,
+        design={
+            "budget": TRIALS,
+            "sampler": "grid",
+            "tune": ("lr",),
+            "spaces": {entry_name(*pair): space for pair in chosen},
+            "rate_seeds": 0,
+            "evaluate_every": plan.evaluate_every,
+            "threads": threads,
+        },
+    )
 
 
 def grid_study(
@@ -78,27 +192,11 @@ def grid_study(
     *,
     data_dir: Path | None = None,
     threads: int | None = None,
+    device: str | None = None,
 ) -> Study:
-    """Return the study of all pairs of zeros and numerators."""
-    pairs = [(numerator, zero) for zero in zeros for numerator in numerators]
-    low, high = plan.rates
-    space = {"lr": {"low": low, "high": high, "log": True}}
-    return StudyNames(
-        plan.task,
-        plan.options,
-        None if data_dir is None else str(data_dir),
-        ",".join(method(*pair) for pair in pairs),
-        options={} if plan.max_norm is None else {"max_norm": plan.max_norm},
-        schedule=plan.schedule,
-        seeds=seeds,
-        epochs=plan.epochs,
-        design={
-            "budget": TRIALS,
-            "sampler": "grid",
-            "tune": ("lr",),
-            "spaces": {entry_name(*pair): space for pair in pairs},
-            "rate_seeds": 0,
-            "evaluate_every": plan.evaluate_every,
-            "threads": threads,
-        },
-    ).study()
+    """Return the study of all pairs of zeros and numerators; see `grid_names`.
+
+    Raises:
+        DataError: If the data are damaged or not available.
+    """
+    return grid_names(plan, zeros, numerators, seeds, data_dir=data_dir, threads=threads, device=device).study()
