@@ -130,7 +130,7 @@ def _autosgm(
 
 
 def _question() -> Callable[[str], bool] | None:
-    """Return a function that asks for a confirmation, or None without a terminal."""
+    """Return a function that confirms a question on the terminal; None without one."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return None
     return lambda text: input(text).strip().lower() in ("y", "yes")

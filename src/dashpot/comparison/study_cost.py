@@ -27,6 +27,8 @@ from dashpot.utils.rng_state import preserve_rng_state
 STEP_SECONDS, EVALUATION_SECONDS = 3.0, 1.5
 """Time of the measurement."""
 MOST_STEPS = 12
+LEAST = 2
+"""Smallest part of a batch: batch normalization requires two examples."""
 SLOW = 30.0
 """Time of a step in seconds that is not measured twice."""
 PART = 16
@@ -57,7 +59,7 @@ class StudyCost:
     seconds: float
 
     def __str__(self) -> str:
-        """Return the cost as a sentence.
+        """Return the cost in words.
 
         >>> print(StudyCost("digits at the tier cpu", 96, 2, 3 * 2**28, 2**33, 300.0))
         digits at the tier cpu: 96 runs, about 5 min 0 s with 2 processes of 768 MiB.
@@ -109,7 +111,7 @@ def _unfinished(study: Study, folder: Path) -> int:
 def _run_seconds(study: Study, problem: Problem, device: torch.device) -> float:
     """Return the time of one run: its steps and its evaluations."""
     settings = study.settings()
-    optimizer = study.entries[0].optimizer(problem.model.parameters(), settings["steps"])
+    optimizer = study.entries[0].optimizer_of(problem.model, settings["steps"])
     evaluations = -(-settings["steps"] // settings["evaluate_every"]) + 1
     step = _step_seconds(problem, optimizer, device)
     return settings["steps"] * step + evaluations * _evaluation_seconds(problem, device)
@@ -118,9 +120,9 @@ def _run_seconds(study: Study, problem: Problem, device: torch.device) -> float:
 def _step_seconds(problem: Problem, optimizer: Any, device: torch.device) -> float:
     batches = itertools.chain.from_iterable(problem.train.epoch(k) for k in itertools.count())  # pyright: ignore
     x, y = next(batches)
-    part = max(1, len(x) // PART)
+    part = max(LEAST, len(x) // PART)
     for _ in range(2):  # the first step allocates the state
-        whole = _timed(lambda: _step(problem, optimizer, x[:part], y[:part]), device) * len(x) / part
+        whole = _timed(lambda: _step(problem, optimizer, x[:part], y[:part]), device) * len(x) / min(part, len(x))
         if whole > SLOW:
             return whole
     if whole > STEP_SECONDS:
@@ -196,7 +198,7 @@ def _state_share(study: Study) -> float:
     for entry in study.entries:
         probe = nn.Parameter(torch.zeros(_PROBE))
         probe.grad = torch.ones(_PROBE)
-        optimizer = entry.optimizer([probe], study.settings()["steps"])
+        optimizer = entry.optimizer([probe], study.settings()["steps"])  # of the CPU, on which its state is as large
         optimizer.step()
         sizes.append(state_bytes([optimizer]) or 0)
     return max(sizes) / _PROBE
@@ -248,7 +250,7 @@ def confirm(
 
     Args:
         seconds: Estimated duration.
-        reason: Further reason for a confirmation, as a sentence; without a terminal, it requires `yes`.
+        reason: Sentence with a further reason for a confirmation; without a terminal, it requires `yes`.
         yes: Whether the user has confirmed already.
         ask: Function that asks a question on the terminal; None without a terminal.
 

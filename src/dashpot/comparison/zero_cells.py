@@ -200,8 +200,9 @@ def _add(grids: list[Grid], line: Any) -> None:
         raise ValueError("the cell is not below the line of its workload")
     last = grids[-1]
     _check_lengths(line, len(last.facts["seeds"]), len(last.facts["rates"]))
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in line.items()}
-    cell = Cell(**{name: fields[name] for name in Cell.__dataclass_fields__})
+    fields: dict[str, Any] = {name: line[name] for name in Cell.__dataclass_fields__}
+    fields.update((name, tuple(fields[name])) for name in (*BY_SEED, "trials"))
+    cell = Cell(**fields)
     grids[-1] = Grid(last.workload, last.tier, last.facts, (*last.cells, cell))
 
 

@@ -67,7 +67,8 @@ def _series(ax: Axes, rows: Sequence[Any], name: str, numerator: int, offset: fl
         return
     key, hue = slug(name), color(numerator)
     places = [k + offset for k, *_ in rows]
-    line = ax.plot(places, [mean for _, mean, _, _ in rows], "o-", color=hue, markersize=4, linewidth=1, label=name)[0]
+    means = [mean for _, mean, _, _ in rows]
+    line = ax.plot(places, means, "o-", color=hue, markersize=4, linewidth=1, label=name)[0]
     tag(line, key, name)
     limits = [
         (place, low, high)

@@ -123,10 +123,11 @@ def _verdict(grid: Grid, interval: Interval | None, cell: Cell, base: Cell, coun
 
 def _choice(grid: Grid, numerator: int) -> Choice | None:
     """Return the zero with the best mean of the last validation scores; None if no cell has all of them."""
-    cells = [cell for cell in grid.cells if cell.numerator == numerator and None not in cell.validation]
-    if not cells:
+    means = [(mean_of(cell.validation), cell) for cell in grid.cells if cell.numerator == numerator]
+    known = [(mean, cell) for mean, cell in means if mean is not None]
+    if not known:
         return None
-    best = max(cells, key=lambda cell: grid.sign * _mean(cell.validation))
+    best = max(known, key=lambda pair: grid.sign * pair[0])[1]
     return Choice(numerator, best.zero, best)
 
 
@@ -177,5 +178,10 @@ def _array(values: Values) -> np.ndarray:
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _mean(values: Values) -> float:
-    return float(np.mean([value for value in values if value is not None]))
+def mean_of(values: Values) -> float | None:
+    """Return the mean of values by seed; None if one of them is unknown.
+
+    >>> mean_of((1.0, 2.0)), mean_of((1.0, None))
+    (1.5, None)
+    """
+    return None if None in values else float(_array(values).mean())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dashpot.comparison.page.number_text import with_minus
 from dashpot.comparison.score_text import metric_text
-from dashpot.comparison.zero_cells import Grid
+from dashpot.comparison.zero_cells import Cell, Grid
 from dashpot.comparison.zero_figures import grid_figure
 from dashpot.comparison.zero_findings import GridFindings, overfitting
 from dashpot.comparison.zero_table import table_cells
-from dashpot.comparison.zero_words import numerator_text, place_text, sentences, summary, zero_text
+from dashpot.comparison.zero_words import numerator_text, place_text, rate_text, sentences, summary, zero_text
 from dashpot.figures import Page, Section, html_table, paragraphs, write_page
 from dashpot.figures.tags import slug
 from dashpot.stats.verdicts import decimals, number
@@ -75,25 +76,27 @@ def _sections(found: GridFindings) -> Iterator[Section]:
 
 
 def _list(lines: Sequence[str]) -> str:
-    import html
-
     return "<ul>" + "".join(f"<li>{html.escape(with_minus(line))}</li>" for line in lines) + "</ul>"
 
 
 def _overfitting(grid: Grid) -> str:
-    """Return a table of the overfitting of all cells."""
-    metric = grid.facts["metric"]
-    header = [
-        *("zero", "numerator", f"last validation {metric} worse than best by", "best at step"),
-        "test loss minus training loss",
-    ]
-    rows = []
-    for cell in grid.cells:
-        found = overfitting(grid, cell)
-        if found is not None:
-            lost, gap = (number(value, decimals(abs(value))) for value in (found.lost, found.gap))
-            rows.append([zero_text(cell.zero), str(cell.numerator), lost, f"{found.step:.0f}", gap])
-    return html_table(header, [[with_minus(cell) for cell in row] for row in rows])
+    """Return a table of the overfitting at each zero, for each numerator."""
+    header, columns = ["zero"], [[zero_text(zero) for zero in grid.zeros]]
+    for numerator in grid.numerators:
+        header += [f"numerator {numerator}: last worse than best", "best at step", "test minus training loss"]
+        cells = [grid.cell(numerator, zero) for zero in grid.zeros]
+        columns += map(list, zip(*(_overfitting_cells(grid, cell) for cell in cells), strict=True))
+    text = f"Means over the seeds. The validation {grid.facts['metric']} after the last step is compared with the best "
+    rows = [[with_minus(cell) for cell in row] for row in zip(*columns, strict=True)]
+    return paragraphs(text + "during the run.") + html_table(header, rows)
+
+
+def _overfitting_cells(grid: Grid, cell: Cell | None) -> tuple[str, str, str]:
+    found = None if cell is None else overfitting(grid, cell)
+    if found is None:
+        return "-", "-", "-"
+    lost, gap = (number(value, decimals(abs(value))) for value in (found.lost, found.gap))
+    return lost, f"{found.step:.0f}", gap
 
 
 def _settings(grids: Sequence[Grid]) -> str:
@@ -103,7 +106,7 @@ def _settings(grids: Sequence[Grid]) -> str:
         [
             *(grid.workload, grid.tier, str(grid.facts["parameters"]), str(grid.facts["steps"])),
             ", ".join(map(str, grid.facts["seeds"])),
-            ", ".join(f"{rate:.3g}" for rate in grid.facts["rates"]),
+            ", ".join(map(rate_text, grid.facts["rates"])),
             f"{duration(grid.facts['cpu_s'])} of CPU time",
             grid.facts["call"],
         ]

@@ -95,7 +95,7 @@ def reproduce_autosgm(
 
     Raises:
         DataError: If the data of a named workload, or of all workloads, are not available.
-        RunError: If the memory does not suffice, or a confirmation is refused; in this case, nothing is written.
+        RunError: If the memory does not suffice, or a study is not confirmed; in this case, nothing is written.
     """
     workloads = _check_costs(out, request, yes=yes, ask=ask, log=log)
     for workload in workloads:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from statistics import median
 
 from dashpot.comparison.score_text import metric_text
 from dashpot.comparison.zero_cells import Cell
 from dashpot.comparison.zero_findings import GridFindings
-from dashpot.comparison.zero_words import place_text, sentences, summary, zero_text
+from dashpot.comparison.zero_words import place_text, rate_text, sentences, summary, zero_text
 from dashpot.runs.table import markdown_table, text_table
 from dashpot.stats import Interval
 from dashpot.stats.verdicts import decimals, number
 
+WIDTH, MARKDOWN_WIDTH = 80, 100
 LEGEND = (
     "±: 95 % interval of the mean over the seeds. In parentheses: the selected learning rate. Differences are those to "
     "the constant numerator 0 at the same zero, with joint 95 % intervals."
@@ -22,10 +24,10 @@ LEGEND = (
 
 def markdown_summary(findings: Sequence[GridFindings]) -> str:
     """Return the tables and sentences of all workloads in Markdown."""
-    parts = [summary(findings), LEGEND]
+    parts = [_wrapped(summary(findings)), _wrapped(LEGEND)]
     for found in findings:
         parts += [f"**{place_text(found.grid)}**, {metric_text(found.rule)}", markdown_table(*table_cells(found))]
-        parts.append("\n".join(f"* {line}" for line in sentences(found)))
+        parts.append(_bullets(found, MARKDOWN_WIDTH))
     return "\n\n".join(parts) + "\n"
 
 
@@ -34,8 +36,16 @@ def text_summary(findings: Sequence[GridFindings]) -> str:
     parts = []
     for found in findings:
         parts += [f"{place_text(found.grid)}, {metric_text(found.rule)}", text_table(*table_cells(found))]
-        parts.append("\n".join(f"* {line}" for line in sentences(found)))
-    return "\n\n".join([*parts, summary(findings)])
+        parts.append(_bullets(found, WIDTH))
+    return "\n\n".join([*parts, _wrapped(summary(findings), WIDTH)])
+
+
+def _bullets(found: GridFindings, width: int) -> str:
+    return "\n".join(_wrapped(f"* {line}", width, "  ") for line in sentences(found))
+
+
+def _wrapped(text: str, width: int = MARKDOWN_WIDTH, indent: str = "") -> str:
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def table_cells(found: GridFindings) -> tuple[list[str], list[list[str]]]:
@@ -66,9 +76,8 @@ def _score(cell: Cell | None, digits: int) -> str:
     """Return mean, half-width and selected rate of a cell."""
     if cell is None or cell.mean is None:
         return "-"
-    known = cell.high is not None and cell.low is not None
-    half = f" ±{number((cell.high - cell.low) / 2, digits)}" if known else ""  # pyright: ignore[reportOptionalOperand]
-    rate = "" if cell.lr is None else f" ({cell.lr:.3g})"
+    half = "" if cell.high is None or cell.low is None else f" ±{number((cell.high - cell.low) / 2, digits)}"
+    rate = "" if cell.lr is None else f" ({rate_text(cell.lr)})"
     return f"{number(cell.mean, digits)}{half}{rate}"
 
 

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 
 from dashpot.comparison.score_text import metric_text, names_text
 from dashpot.comparison.zero_cells import STATUS, Cell, Grid
-from dashpot.comparison.zero_findings import BASELINE, Contrast, GridFindings, Overfitting, edge_cells, overfitting
+from dashpot.comparison.zero_findings import (
+    BASELINE,
+    Contrast,
+    GridFindings,
+    Overfitting,
+    edge_cells,
+    mean_of,
+    overfitting,
+)
 from dashpot.runs.workload_names import NO_FILTER
 from dashpot.stats import Interval
 from dashpot.stats.verdicts import decimals, interval_text, number
@@ -25,6 +33,16 @@ def zero_text(zero: str) -> str:
     ('.47', '0', 'no filter')
     """
     return "no filter" if zero == NO_FILTER else zero.replace("0.", ".", 1) if "0." in zero[:3] else zero
+
+
+def rate_text(rate: float) -> str:
+    """Return a learning rate as text.
+
+    >>> rate_text(0.0316228), rate_text(3.0)
+    ('.0316', '3')
+    """
+    text = f"{rate:.3g}"
+    return text.removeprefix("0") if text.startswith("0.") else text
 
 
 def numerator_text(numerator: int) -> str:
@@ -135,6 +153,7 @@ def _overfitting(grid: Grid) -> Iterator[str]:
             f"{grid.facts['steps']})."
         )
     yield _gaps(grid, found)
+    yield from _earlier(grid)
 
 
 def _gaps(grid: Grid, found: Sequence[tuple[Cell, Overfitting]]) -> str:
@@ -148,8 +167,30 @@ def _gaps(grid: Grid, found: Sequence[tuple[Cell, Overfitting]]) -> str:
     return f"Test loss minus training loss at the end, mean over the zeros: {names_text(parts)}."
 
 
+def _earlier(grid: Grid) -> Iterator[str]:
+    """Compare the numerators by the best and by the last evaluations, since an advantage can be lost by overfitting."""
+    for numerator in grid.numerators:
+        pairs = [(grid.cell(numerator, zero), grid.cell(BASELINE, zero)) for zero in grid.zeros]
+        leads = [lead for cell, base in pairs if cell and base and (lead := _leads(grid, cell, base)) is not None]
+        if numerator != BASELINE and leads:
+            first, last = (sum(lead[side] for lead in leads) for side in (0, 1))
+            yield (
+                f"On validation data, numerator {numerator} has the better mean at {first} of "
+                f"{counted(len(leads), 'zero')} by the best evaluations of the runs, and at {last} by the last ones."
+            )
+
+
+def _leads(grid: Grid, cell: Cell, base: Cell) -> tuple[bool, bool] | None:
+    """Return whether a cell is better than another by the best and by the last evaluations; None if unknown."""
+    known = [mean_of(values) for values in (cell.best, base.best, cell.validation, base.validation)]
+    if None in known:
+        return None
+    own, other, last, base_last = (grid.sign * value for value in known if value is not None)
+    return own > other, last > base_last
+
+
 def _rates(grid: Grid) -> Iterator[str]:
-    rates = ", ".join(f"{rate:.3g}" for rate in grid.facts["rates"])
+    rates = ", ".join(map(rate_text, grid.facts["rates"]))
     edges = edge_cells(grid)
     if not edges:
         yield f"No selected rate is at an edge of the shared rates {rates}."
