@@ -115,6 +115,7 @@ def test_text_and_markdown_contain_every_sentence():
         assert all(line in joined for line in (*sentences(findings[0]), summary(findings)))
 
 
+@pytest.mark.slow
 def test_page_has_a_figure_per_workload_and_is_small():
     findings = [grid_findings(grid(DIFFERENCES)), grid_findings(Grid("wikitext", "cpu", FACTS, grid({"0": 0.2}).cells))]
     text = render_page(grid_page(findings, "dashpot reproduce autosgm"))
