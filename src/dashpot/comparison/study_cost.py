@@ -75,7 +75,7 @@ def study_cost(study: Study, folder: Path, name: str, *, jobs: int = 1) -> Study
 
     Memory of a process: that of this process, which has loaded the data; 4 bytes for each parameter and its gradient;
     the optimizer state; the tensors that a training step stores for its backward pass, and twice the largest of them
-    for the backward pass. The number of bytes of the stored tensors is exact, from a forward pass on the device "meta".
+    for the backward pass. The stored tensors are counted in a forward pass on the device "meta".
 
     Time: the median of at most 12 steps and the mean of some evaluation batches, at most about five seconds in all. A
     step that would take longer is measured with a 16th of its batch, in proportion.
@@ -205,8 +205,9 @@ def _state_share(study: Study) -> float:
 
 
 def stored_bytes(model: nn.Module, loss: Any, x: Tensor, y: Tensor) -> list[int]:
-    """Return the bytes of each tensor that a training step stores for its backward pass, parameters excluded.
+    """Return the bytes of each tensor that a training step stores for its backward pass.
 
+    Parameters are excluded, and transposed parameters, which share their memory, are not: the sum is an upper estimate.
     The model is moved to the device "meta", on which nothing is computed.
 
     >>> layer = nn.Linear(3, 2)
@@ -214,12 +215,10 @@ def stored_bytes(model: nn.Module, loss: Any, x: Tensor, y: Tensor) -> list[int]
     [60, 40]
     """
     moved = model.to("meta").train()
-    shapes = {tuple(parameter.shape) for parameter in moved.parameters()}
-    shapes |= {shape[::-1] for shape in shapes}
     found: list[int] = []
 
     def count(tensor: Tensor) -> Tensor:
-        if tuple(tensor.shape) not in shapes:
+        if not (tensor.is_leaf and tensor.requires_grad):
             found.append(tensor.numel() * tensor.element_size())
         return tensor
 
