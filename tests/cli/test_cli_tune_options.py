@@ -32,6 +32,15 @@ from dashpot.comparison.item_keys import trial_keys
             ("compare", "digits", "--lr", "adam=0.1", "adam=0.2"),
             "adam: --lr must be given once, got 0.1 and 0.2.",
         ),
+        (
+            ("compare", "digits", "--methods", "sgd,adam", "--no-decay", "bias"),
+            "Study: no_decay requires weight decay, which sgd, adam lack by default; add --set weight_decay=VALUE.",
+        ),
+        (
+            ("tune", "digits", "--method", "adamw", "--no-decay", "9.*"),
+            "param_groups: no_decay must contain norms, biases, embeddings, vectors or patterns that match a "
+            "parameter, got '9.*'.",
+        ),
     ],
 )
 def test_invalid_options_are_errors(dashpot, words, expected):

@@ -128,3 +128,10 @@ def test_invalid_arguments_raise_and_write_nothing(tmp_path, change, message):
     with pytest.raises(ArgumentError, match=message):
         reproduce_nanogpt(tmp_path / "out", **{"rows": tuple(ROWS), "tier": "smoke", **change})
     assert not (tmp_path / "out").exists()
+
+
+def test_page_of_results_contains_the_table_of_the_committed_figures():
+    docs = Path(__file__).parents[2] / "docs"
+    lines = [json.loads(text) for text in (docs / "results/nanogpt.jsonl").read_text().splitlines()]
+    assert {(item["table"], item["tier"], item["steps"]) for item in lines} == {("nanogpt", "cpu", 2000)}
+    assert summary_table(lines) in (docs / "results.md").read_text()
