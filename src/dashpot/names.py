@@ -151,6 +151,10 @@ class ExperimentName:
 
 
 EXPERIMENTS: Mapping[str, ExperimentName] = {
+    "initialisation": ExperimentName(
+        "dashpot.experiments.initialisation:run",
+        "Deep networks with right and wrong initializations, with and without normalization, warm-up and 1cycle.",
+    ),
     "batch-invariance": ExperimentName(
         "dashpot.experiments.batch_invariance:run",
         "Batches from 32 to 1024 with and without scaled rates, and larger batches in place of smaller rates.",
