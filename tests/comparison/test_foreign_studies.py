@@ -39,7 +39,7 @@ def test_every_torch_class_is_compared_on_digits(tmp_path, name):
     assert (run.status, len(run.loss)) == ("done", 3)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "1cycle"])
+@pytest.mark.parametrize("schedule", [pytest.param("cosine", marks=pytest.mark.slow), "1cycle"])
 def test_schedule_and_clipping_of_the_loop_equal_those_of_dashpot(tmp_path, schedule):
     options = {"max_norm": 0.1, "clip_value": 0.02}
     names = ("adam", "torch.optim.Adam")
@@ -50,7 +50,7 @@ def test_schedule_and_clipping_of_the_loop_equal_those_of_dashpot(tmp_path, sche
     assert len(set(foreign.lr)) > 4
 
 
-@pytest.mark.parametrize("name", ["torch.optim.Muon", f"{EXAMPLE}:lion_and_adam"])
+@pytest.mark.parametrize("name", ["torch.optim.Muon", pytest.param(f"{EXAMPLE}:lion_and_adam", marks=pytest.mark.slow)])
 def test_killed_run_resumes_to_identical_results(tmp_path, name):
     options = {"max_norm": 1.0}
     chosen = example_study(entry(name, "toy", schedule="cosine", options=options), epochs=3, evaluate_every=5)
