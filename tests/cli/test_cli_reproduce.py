@@ -74,7 +74,7 @@ def test_gpu_tier_without_accelerator_requires_yes(dashpot, monkeypatch):
     assert not Path("a").exists()
 
 
-def test_workloads_without_data_are_left_out_unless_named(dashpot, monkeypatch):
+def test_workloads_without_data_are_omitted_unless_named(dashpot, monkeypatch):
     def missing(name, **_):
         raise DataError(f"{name} was not found.")
 

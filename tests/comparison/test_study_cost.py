@@ -1,4 +1,4 @@
-"""Estimated cost of a study, and what a user confirms."""
+"""Estimated cost of a study, and its confirmation."""
 
 from __future__ import annotations
 
