@@ -10,6 +10,7 @@ from torch import nn
 from dashpot import experiments
 from dashpot.experiments.deep_network import DeepNetwork, layer_statistics, scale_layers
 from dashpot.experiments.initialisation import _unnecessary
+from dashpot.training.callbacks.activation_sums import measure
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,18 @@ def test_layer_statistics_count_units_without_output():
     assert dead[0, 1].item() >= 0.25
     assert dead[1, 1].item() == pytest.approx((layer[1].amax(0) <= 1e-3).double().mean().item())
     assert sizes[1, 1].item() == pytest.approx(layer[1].square().mean().sqrt().item())
+
+
+def test_dead_units_equal_those_of_the_callback():
+    network = DeepNetwork((6, 8, 8, 3), [0, 1], "default", normalized=False)
+    with torch.no_grad():
+        network.biases[0] -= 1.4  # some units are never active
+        layers = network.layers(inputs())
+    _, dead = layer_statistics(network, inputs())
+    for layer in (0, 1):
+        row = measure(layers[layer][1], "layer", 1e-3, 2, (0.0, 1.0)).row()
+        assert dead[1, layer].item() == pytest.approx(float(row[4]))  # number, sum, squares, zeros, dead
+    assert 0 < dead[1, 0].item() < 1
 
 
 @pytest.mark.parametrize(

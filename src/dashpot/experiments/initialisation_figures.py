@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 SIZES_NOTE = "Root mean square of the outputs of the ReLU units before training, mean over seeds, by hidden layer."
 SCORES_NOTE = (
-    "Test accuracy with 95 % intervals over seeds, each combination at its selected rate. Filled: without batch "
-    "normalization; open: with batch normalization."
+    "Test accuracy with 95 % intervals over seeds, each combination at its selected rate. Of two points in a "
+    "row, the upper one is without batch normalization, and the lower one with it."
 )
 DEAD_NOTE = (
     "Share of units without an output above 0.001 on any test image, after training at the highest rate without "
