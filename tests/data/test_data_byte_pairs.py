@@ -97,7 +97,7 @@ def test_encoded_text_with_unwritable_cache_warns(cache, logged):
     assert "The encoded text is not cached in" in logged.text
 
 
-def test_gpt2_files_that_differ_are_refused(cache, tmp_path):
+def test_gpt2_files_with_other_checksums_raise(cache, tmp_path):
     folder = tmp_path / "mine" / "gpt2"
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text("{}")

@@ -94,7 +94,7 @@ def test_gpt_has_published_number_of_parameters(vocabulary, size, expected):
 
 @pytest.mark.slow
 def test_gpt2_small_differs_from_published_count_by_biases():
-    """GPT-2 small has 124 439 808 parameters, of which 102 144 are biases of linear layers and normalizations."""
+    """GPT-2 small has 124 439 808 parameters, with 102 144 biases of linear layers and normalizations."""
     with torch.device("meta"):
         found = count(50_257, GPTSize(12, 12, 768, 1024))
     biases_of_block = 2 * 768 + 3 * 768 + 768 + 4 * 768 + 768

@@ -111,3 +111,18 @@ def test_training_at_smoke_tier_lowers_loss_and_depends_only_on_seed():
         losses.append(evaluate(problem)["loss"])
         assert losses[-1] < before - 0.05
     assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_gpu_tier_trains_on_the_cpu_with_the_same_code(monkeypatch):
+    monkeypatch.setattr(shakespeare, "load", lambda data_dir=None: TEXT)
+    problem = get("shakespeare-char", tier="gpu", batch_size=2, validation_size=300).build(0)
+    # Tied embeddings: a step changes logits by about lr x width (p - y), so that 0.1 is unstable for a width of 384.
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.01)
+    before = evaluate(problem)["loss"]
+    assert before == pytest.approx(math.log(9), abs=0.2)
+    for _, (x, y) in zip(range(4), problem.train.epoch(0), strict=False):
+        optimizer.zero_grad()
+        problem.loss(problem.model(x), y).backward()
+        optimizer.step()
+    assert evaluate(problem)["loss"] < before - 0.01  # measured: 0.034

@@ -51,7 +51,7 @@ def test_task_at_smoke_tier_lowers_loss_and_bits_per_byte():
     assert after["bits_per_byte"] / before["bits_per_byte"] == pytest.approx(after["loss"] / before["loss"], rel=1e-5)
 
 
-def test_parts_are_those_of_the_text_and_are_encoded_alike():
+def test_parts_of_the_text_have_one_encoding():
     encoding = train(COMPLETE.train, 512)
     problem = get("wikitext", tier="smoke").build(0)
     assert problem.train.tokens.tolist() == encoding.encode(COMPLETE.train).tolist()
@@ -62,7 +62,7 @@ def test_parts_are_those_of_the_text_and_are_encoded_alike():
         assert len(x) == 32 * ((len(tokens) - 1) // 32)
 
 
-def test_text_without_training_part_has_no_test_data_and_says_so(monkeypatch):
+def test_text_without_training_part_has_no_test_data_and_a_note(monkeypatch):
     monkeypatch.setattr(wikitext, "load", lambda data_dir, variants: PARTIAL)
     task = get("wikitext", tier="smoke")
     assert task.build(0).test is None
@@ -138,3 +138,20 @@ def test_without_tokenizers_raises_with_extra(monkeypatch):
     )
     with pytest.raises(RunError, match=r"^The task wikitext needs tokenizers: pip install 'dashpot\[text\]'\.$"):
         get("wikitext")
+
+
+@pytest.mark.slow
+def test_gpu_tier_trains_on_the_cpu_with_the_same_code(monkeypatch):
+    """A step of the network of GPT-2 small, with a small vocabulary and one window."""
+    monkeypatch.setattr(gpt2, "load", lambda data_dir: train(COMPLETE.train, 300))
+    enough = WikiText("wikitext-103", True, *(article(seed, 300) for seed in range(3)), {})
+    monkeypatch.setattr(wikitext, "load", lambda data_dir, variants: enough)
+    problem = get("wikitext", tier="gpu", batch_size=1).build(0)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    x, y = next(problem.train.epoch(0))
+    before = problem.loss(problem.model(x), y)
+    before.backward()
+    optimizer.step()
+    assert before.item() == pytest.approx(math.log(293), abs=0.4)
+    with torch.no_grad():
+        assert problem.loss(problem.model(x), y) < before - 0.1

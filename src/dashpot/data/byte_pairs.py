@@ -1,7 +1,7 @@
 """Byte-pair encoding of texts, with the package tokenizers.
 
 A text is encoded line by line, each with its line break, and each line is divided into words before the merges are
-applied, as in GPT-2. Every token stands for a fixed sequence of bytes, so that every text can be encoded.
+applied, as in GPT-2. Every token is a fixed sequence of bytes, so that every text can be encoded.
 
 Source: Sennrich, Haddow and Birch, arXiv:1508.07909; Radford et al., "Language models are unsupervised multitask
 learners", 2019.

@@ -35,8 +35,8 @@ def task(
 ) -> Task:
     """Return the task that trains a GPT on the characters of Tiny Shakespeare.
 
-    The first 90 % of the text are training data, of which the last `validation_size` characters are held out for
-    validation, and the last 10 % are test data.
+    The last 10 % of the text are test data, and the `validation_size` characters before them validation data. The other
+    characters are training data.
 
     Args:
         data_dir: Data folder to search first; see `dashpot.data.shakespeare.load`.

@@ -37,7 +37,7 @@ class _Tier:
 
 TIERS: Mapping[str, _Tier] = {
     "smoke": _Tier(LanguageTier(GPTSize(2, 2, 32, 32), 8, 10, 3, 6.1), 512, 5_000),
-    "cpu": _Tier(LanguageTier(GPTSize(4, 4, 128, 64), 12, 250, 3, 4.6), 1024, 50_000),
+    "cpu": _Tier(LanguageTier(GPTSize(4, 4, 128, 64), 12, 250, 3, 4.2), 1024, 50_000),
     "gpu": _Tier(LanguageTier(GPTSize(12, 12, 768, 1024), 8, 250, 400, 3.0), None, None, wikitext.VARIANTS[::-1]),
 }
 """GPT-2 small with 10^5 steps at the tier gpu; a small GPT at the tier cpu, and a smaller one for tests."""
