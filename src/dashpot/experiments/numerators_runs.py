@@ -1,0 +1,159 @@
+"""Runs of the experiment `numerators`: sweeps over learning rates on the digits, and a study of Fashion-MNIST."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from dashpot.experiments.progress import tracked
+from dashpot.experiments.rate_sweep import Sweep, sweep, usable_rates
+from dashpot.optimizers.autosgm import AutoSGM
+from dashpot.recipes.recipe import Recipe
+from dashpot.scheduling.dimension import Dimension
+
+if TYPE_CHECKING:
+    from dashpot.runs.study import Study
+
+NUMERATORS = {
+    0: "constant (0)",
+    1: "partial correlation (1)",
+    2: "Huber partial correlation (2)",
+    3: "moment (3)",
+    4: "constant, Huber clipping (4)",
+}
+TUNING = ("tune 0", "tune 1")
+"""Seeds of the runs that choose the learning rate."""
+STEPS, LONG = 300, 1000
+LEVEL = 0.1
+"""A learning rate is usable if the final training loss does not exceed this level."""
+SHORT_MEMORY = 0.99
+"""Pole of the averages of the numerator whose warm-up is shorter than the run."""
+MEMORY = 0.9999
+"""Default pole of the averages of the numerators."""
+STUDIED = (0, 1, 2, 3)
+"""Numerators of the study of Fashion-MNIST."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Method of a sweep.
+
+    Args:
+        words: Description.
+        recipe: Recipe of the method.
+        rates: Learning rates.
+        warmup: Pole b of the warm-up 1 - b^t of the learning rate at step t, counted from 1; 0 disables it.
+        long: Whether the run has `LONG` steps.
+    """
+
+    words: str
+    recipe: Recipe
+    rates: tuple[float, ...]
+    warmup: float = 0.0
+    long: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return LONG if self.long else STEPS
+
+    def factor(self, step: int) -> float:
+        """Return the factor of the learning rate at a step, counted from 0."""
+        return 1 - self.warmup ** (step + 1)
+
+
+def grid(low: float, count: int) -> tuple[float, ...]:
+    """Return learning rates with four per decade.
+
+    >>> grid(0.01, 5)
+    (0.01, 0.017783, 0.031623, 0.056234, 0.1)
+    """
+    return tuple(float(f"{low * 10 ** (k / 4):.5g}") for k in range(count))
+
+
+def cases() -> dict[str, Case]:
+    """Return the methods of the sweeps by name."""
+    constant, moment = AutoSGM.recipe_for(numerator=0), AutoSGM.recipe_for(numerator=3)
+    low, high = grid(10**-2.25, 8), grid(10**-0.5, 8)
+    found = {
+        str(n): Case(words, AutoSGM.recipe_for(numerator=n), high if n == 3 else low) for n, words in NUMERATORS.items()
+    }
+    short = AutoSGM.recipe_for(numerator=3, beta_n=SHORT_MEMORY)
+    return {
+        **found,
+        "3-short": Case("moment (3), beta_n .99", short, low),
+        "0-warm": Case("constant (0), rate times 1 - .9999^t", constant, high, MEMORY),
+        "0-warm-short": Case("constant (0), rate times 1 - .99^t", constant, low, SHORT_MEMORY),
+        "0-long": Case("constant (0), 1000 steps", constant, low, long=True),
+        "3-long": Case("moment (3), 1000 steps", moment, high, long=True),
+    }
+
+
+def measured(seeds: Sequence[int], *, quick: bool) -> dict[str, Any]:
+    """Return the results of all sweeps by name, as plain data with one value for each seed."""
+    chosen = {name: case for name, case in cases().items() if not (quick and case.long)}
+    return {name: _results(case, seeds, quick) for name, case in tracked(chosen.items(), "learning rates on the digits")}
+
+
+def _results(case: Case, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
+    keys: list[Any] = [*TUNING, *seeds]
+    rates = case.rates[2:7:2] if quick else case.rates
+    found = sweep(case.recipe, rates, keys, 6 if quick else case.steps, factor=case.factor)
+    best = _judged(found, slice(0, len(TUNING))).best()
+    judged = _judged(found, slice(len(TUNING), None))
+    usable = usable_rates(judged, 10.0 if quick else LEVEL)
+    return {
+        "words": case.words,
+        "rates": list(rates),
+        "losses": _geometric_means(judged.loss),
+        "rate": rates[best],
+        "loss": judged.loss[best].clamp(1e-12, 1e3).tolist(),
+        "accuracy": judged.accuracy[best].tolist(),
+        "usable": usable.rates,
+        "applied": usable.applied,
+    }
+
+
+def _judged(found: Sweep, chosen: slice) -> Sweep:
+    """Return the results of some of the seeds."""
+    return Sweep(found.rates, *(part[:, chosen] for part in (found.loss, found.accuracy, found.applied)))
+
+
+def _geometric_means(losses: Tensor) -> list[float]:
+    """Return the geometric mean over seeds for each rate, with losses limited to 1000."""
+    return losses.clamp(1e-12, 1e3).log().mean(1).exp().tolist()
+
+
+def study(seeds: Sequence[int], *, quick: bool) -> tuple[Study, str]:
+    """Return the study of Fashion-MNIST, and a sentence on its data.
+
+    The learning rate of each numerator is the best of five on the validation data, evenly spaced in the logarithm.
+    """
+    from dashpot.experiments.training_study import image_task
+    from dashpot.runs.entries import entry
+    from dashpot.runs.study import Study
+
+    task, sentence = image_task(quick=quick)
+    numbers = (0, 1) if quick else STUDIED
+    entries = tuple(entry(f"autosgm-{n}", task.name) for n in numbers)
+    ranges = partial(Dimension, log=True)
+    spaces: Mapping[str, Mapping[str, Dimension]] = {
+        f"autosgm-{n}": {"lr": ranges(0.1, 10.0) if n == 3 else ranges(0.001, 0.1)} for n in numbers
+    }
+    return Study(
+        task,
+        entries,
+        seeds=tuple(seeds),
+        epochs=1,
+        threads=1,
+        budget=2 if quick else 5,
+        tune=("lr",),
+        spaces=spaces,
+        sampler="grid",
+        rate_seeds=0,
+        evaluate_every=1000,
+    ), sentence
