@@ -191,6 +191,18 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
         "dashpot.experiments.l2_vs_decoupled:run",
         "L2 regularization and decoupled weight decay in AdaGrad, Adam and AdamW, and as damping.",
     ),
+    "numerators": ExperimentName(
+        "dashpot.experiments.numerators:run",
+        "AutoSGM's numerators: largest usable learning rates, and scores at tuned rates.",
+    ),
+    "esgd": ExperimentName(
+        "dashpot.experiments.esgd:run",
+        "ESGD-M against plain ESGD, part by part, and the recommended settings of quasi-hyperbolic momentum.",
+    ),
+    "plateau": ExperimentName(
+        "dashpot.experiments.plateau:run",
+        "Steps to leave saddles and plateaus, at the default rate of each method and at several rates.",
+    ),
     "paths": ExperimentName(
         "dashpot.experiments.paths:run",
         "Momentum, RMSprop and Adam in a ravine, at a saddle and on a plateau; saddles in high dimension.",
