@@ -205,7 +205,7 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
     ),
     "paths": ExperimentName(
         "dashpot.experiments.paths:run",
-        "Momentum, RMSprop and Adam in a ravine, at a saddle and on a plateau; saddles in high dimension.",
+        "Momentum, RMSprop and Adam in a ravine and in Rosenbrock's valley; saddles in high dimension.",
     ),
     "normalisation": ExperimentName(
         "dashpot.experiments.normalisation:run",

@@ -58,7 +58,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
             Panel("scores", "Scores at tuned rates", figures.SCORES_NOTE, partial(figures.scores, data), claim=1),
         ),
         settings={
-            "digits": f"64-32-10 tanh network, batch 50, {STEPS} or {LONG} steps, constant learning rate, pole .9, zero "
+            "digits": f"64-32-10 tanh network, batch 50, {STEPS} or {LONG} steps, constant rate, pole .9, zero "
             "0; four rates per decade",
             "usable": f"final training loss of at most {LEVEL:g}",
             "images": "network of the task fashion-mnist, one epoch, test accuracy",

@@ -106,13 +106,13 @@ def _results(case: Case, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
     keys: list[Any] = [*TUNING, *seeds]
     rates = case.rates[2:7:2] if quick else case.rates
     found = sweep(case.recipe, rates, keys, 6 if quick else case.steps, factor=case.factor)
-    best = _judged(found, slice(0, len(TUNING))).best()
-    judged = _judged(found, slice(len(TUNING), None))
+    best = selected(found, slice(0, len(TUNING))).best()
+    judged = selected(found, slice(len(TUNING), None))
     usable = usable_rates(judged, 10.0 if quick else LEVEL)
     return {
         "words": case.words,
         "rates": list(rates),
-        "losses": _geometric_means(judged.loss),
+        "losses": geometric_means(judged.loss),
         "rate": rates[best],
         "loss": judged.loss[best].clamp(1e-12, 1e3).tolist(),
         "accuracy": judged.accuracy[best].tolist(),
@@ -121,12 +121,12 @@ def _results(case: Case, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
     }
 
 
-def _judged(found: Sweep, chosen: slice) -> Sweep:
+def selected(found: Sweep, chosen: slice) -> Sweep:
     """Return the results of some of the seeds."""
     return Sweep(found.rates, *(part[:, chosen] for part in (found.loss, found.accuracy, found.applied)))
 
 
-def _geometric_means(losses: Tensor) -> list[float]:
+def geometric_means(losses: Tensor) -> list[float]:
     """Return the geometric mean over seeds for each rate, with losses limited to 1000."""
     return losses.clamp(1e-12, 1e3).log().mean(1).exp().tolist()
 

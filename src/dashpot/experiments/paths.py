@@ -1,4 +1,4 @@
-"""Paths of plain descent, momentum, RMSprop and Adam in a ravine, in Rosenbrock's valley and at a saddle."""
+"""Paths of plain descent, momentum, RMSprop and Adam in a ravine and in Rosenbrock's valley, and rare minima."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from dashpot.experiments import paths_figures as figures
-from dashpot.experiments import paths_ravine, paths_saddle
+from dashpot.experiments import paths_ravine
 from dashpot.experiments.critical_points import MINIMA, find_critical_points, minima_share
 from dashpot.experiments.intervals import compared, mean_interval, verdict_of
 from dashpot.experiments.progress import tracked
@@ -23,7 +23,6 @@ CLAIMS = (
         "tutorial, RMSProp",
         "RMSProp evens out the steps across a ravine, where the gradient is large, and along it, where it is small.",
     ),
-    Claim("tutorial, local optima", "Momentum and Adam help to leave plateaus and saddles."),
     Claim(
         "tutorial, local optima",
         "In a high-dimensional space, the chance of a local minimum is very low, and a saddle is more likely.",
@@ -32,29 +31,25 @@ CLAIMS = (
 REASON = (
     "Momentum oscillates more slowly across the ravine and reaches the minimum in fewer steps than plain descent at "
     "its best rate, but the larger momentum is not always the faster one. RMSprop and Adam take even steps and do not "
-    "depend on the condition number of a ravine along the axes; in a rotated ravine they do. Adam and RMSprop leave "
-    "saddles and plateaus early; momentum does so through its effective rate. In random Gaussian functions, the share "
-    "of minima among the critical points at least halves with every dimension."
+    "depend on the condition number of a ravine along the axes; in a rotated ravine they do. In random "
+    "Gaussian functions, the share of minima among the critical points at least halves with every dimension."
 )
 DIMENSIONS = (1, 2, 3, 4, 5, 6)
 
 
 def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
-    """Measure oscillation, steps and escapes of paths, and the share of minima among critical points."""
+    """Measure oscillation and steps of paths, and the share of minima among critical points."""
     found = paths_ravine.searched(seeds, quick=quick)
     shares = _minima_shares(seeds, 2_000 if quick else 100_000)
     findings = [
         *paths_ravine.crossing_findings(seeds, 40 if quick else 200),
         *paths_ravine.speed_findings(found),
         *paths_ravine.evenness_findings(seeds, found),
-        *paths_saddle.saddle_findings(seeds, quick=quick),
-        *([] if quick else paths_saddle.plateau_findings()),
         *_share_findings(shares),
         *([] if quick else _search_findings(seeds)),
     ]
     data = {
         "ravine": paths_ravine.ravine_data(seeds[0], found),
-        "saddle": paths_saddle.saddle_data(seeds[0], 20 if quick else 300),
         "minima": {str(n): list(mean_interval(values)) for n, values in shares.items()},
     }
     return Outcome(
@@ -66,9 +61,6 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         settings={
             "ravine": f"eigenvalues {paths_ravine.EIGENVALUES}, start {paths_ravine.START} -+ 10 %",
             "targets": f"loss {paths_ravine.TARGET} in the ravine, {paths_ravine.ROSENBROCK_TARGET} in the valley",
-            "saddle": f"a^2/2 + (b^2 - 1)^2/4 from (1, 0) -+ 0.01, lr {paths_saddle.LR}, until abs(b) = "
-            f"{paths_saddle.LEVEL}",
-            "plateau": f"slope {paths_saddle.SLOPE}, width 1, lr {paths_saddle.LR}",
             "critical points": "isotropic Gaussian random functions, all heights",
         },
         data=data,
@@ -83,9 +75,8 @@ def _panels(data: dict[str, Any]) -> tuple[Panel, ...]:
             if data["ravine"]["Rosenbrock"]
             else []
         ),
-        Panel("saddle", "Paths at a saddle", figures.SADDLE_NOTE, partial(figures.saddle, data), claim=2),
         Panel(
-            "minima", "Minima among the critical points", figures.MINIMA_NOTE, partial(figures.minima, data), claim=3
+            "minima", "Minima among the critical points", figures.MINIMA_NOTE, partial(figures.minima, data), claim=2
         ),
     )
 
@@ -99,10 +90,10 @@ def _share_findings(shares: dict[int, list[float]]) -> list[Finding]:
     for n, values in shares.items():
         statement = f"share of minima, dimension {n}"
         if n in MINIMA:
-            rows.append(compared(f"minima-{n}", statement, values, MINIMA[n], tolerance=0.02, claim=3))
+            rows.append(compared(f"minima-{n}", statement, values, MINIMA[n], tolerance=0.02, claim=2))
         else:
             lower = mean_interval(values).high < mean_interval(shares[n - 1]).low
-            rows.append(Finding(f"minima-{n}", statement, *mean_interval(values), None, lower, claim=3))
+            rows.append(Finding(f"minima-{n}", statement, *mean_interval(values), None, lower, claim=2))
     return rows
 
 
@@ -112,5 +103,5 @@ def _search_findings(seeds: Sequence[int]) -> list[Finding]:
     for n in tracked((2, 3), "Newton searches in dimension"):
         shares = [find_critical_points(n, 3000, seed).share for seed in seeds]
         statement = f"share of minima found by Newton's method, dimension {n}"
-        rows.append(compared(f"found-{n}", statement, shares, MINIMA[n], tolerance=0.02, claim=3))
+        rows.append(compared(f"found-{n}", statement, shares, MINIMA[n], tolerance=0.02, claim=2))
     return rows

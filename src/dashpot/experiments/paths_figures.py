@@ -17,16 +17,10 @@ RAVINE_NOTE = (
     "The first 25 steps from the same start, with a mark for every step in the upper panel. The minimum is at 0."
 )
 VALLEY_NOTE = "The first 400 steps of every method at its best rate, and the loss. The minimum is at (1, 1)."
-SADDLE_NOTE = (
-    "First: the first 300 steps from the same start, one mark for every 25 steps. Second: distance from the saddle "
-    "along its descending direction; the dashed line is the level at which a run has left the saddle."
-)
 MINIMA_NOTE = (
     "Critical points of all heights of isotropic Gaussian random functions, with 95 % intervals over seeds, and the "
     "exact shares in dimensions 1 to 3."
 )
-EVERY = 25
-"""Steps between the marks of a long path."""
 
 
 def ravine(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
@@ -35,10 +29,10 @@ def ravine(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     along, across = np.meshgrid(np.linspace(-4, 11.5, 40), np.linspace(-2.4, 2.4, 25))
     loss = (across**2 + 0.02 * along**2) / 2
     for panel, place in zip(axes, ("same rate", "best rate"), strict=True):
-        _contour(panel, along, across, loss, [0.1, 0.4, 1, 2])
+        contour(panel, along, across, loss, [0.1, 0.4, 1, 2])
         for index, (name, item) in enumerate(data["ravine"][place].items()):
             path = np.asarray(item["path"])
-            _path(panel, path[:, ::-1], index, name, marks=1 if place == "same rate" else None)
+            draw_path(panel, path[:, ::-1], index, name, marks=1 if place == "same rate" else None)
         rates = [f"{item['lr']:.3g}" for item in data["ravine"][place].values()]
         title = f"lr {rates[0]}; RMSprop and Adam: {rates[-1]}" if place == "same rate" else "Best rates"
         panel.set(title=title, ylabel="across", xlim=(-4, 11.5), ylim=(-2.4, 2.4))
@@ -51,32 +45,14 @@ def valley(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw paths in Rosenbrock's valley, and the loss against the step."""
     figure, axes = new_figure("valley", 1, 2, size=(9.0, 4.0), ax=ax)
     a, b = np.meshgrid(np.linspace(-1.8, 1.8, 60), np.linspace(-0.8, 2.2, 50))
-    _contour(axes[0], a, b, (1 - a) ** 2 + 100 * (b - a**2) ** 2, [1, 10, 100, 400])
+    contour(axes[0], a, b, (1 - a) ** 2 + 100 * (b - a**2) ** 2, [1, 10, 100, 400])
     for index, (name, item) in enumerate(data["ravine"]["Rosenbrock"].items()):
         path = np.asarray(item["path"])
-        _path(axes[0], path, index, name)
+        draw_path(axes[0], path, index, name)
         loss = (1 - path[:, 0]) ** 2 + 100 * (path[:, 1] - path[:, 0] ** 2) ** 2
-        _series(axes[1], loss, index, name)
+        series(axes[1], loss, index, name)
     axes[0].set(xlabel="a", ylabel="b", xlim=(-1.8, 1.8), ylim=(-0.8, 2.2))
     axes[1].set(xlabel="step", ylabel="loss", yscale="log", ylim=(1e-6, 100))
-    axes[1].minorticks_off()
-    axes[1].legend(fontsize="small")
-    return figure
-
-
-def saddle(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
-    """Draw paths at the saddle, and the distance from it against the step."""
-    figure, axes = new_figure("saddle", 1, 2, size=(9.0, 4.0), ax=ax)
-    a, b = np.meshgrid(np.linspace(-0.6, 1.2, 40), np.linspace(-1.4, 1.4, 40))
-    _contour(axes[0], a, b, a**2 / 2 + (b**2 - 1) ** 2 / 4, [0.02, 0.1, 0.2, 0.3, 0.6])
-    for index, (name, values) in enumerate(data["saddle"].items()):
-        path = np.asarray(values)
-        _path(axes[0], path, index, name, marks=EVERY)
-        _series(axes[1], np.abs(path[:, 1]), index, name)
-    axes[0].plot(0, 0, "x", color=color("ink"))
-    axes[0].set(xlabel="a", ylabel="b")
-    axes[1].axhline(0.5, color=color("muted"), linestyle="--", linewidth=0.8)
-    axes[1].set(xlabel="step", ylabel="abs(b)", yscale="log")
     axes[1].minorticks_off()
     axes[1].legend(fontsize="small")
     return figure
@@ -98,11 +74,12 @@ def minima(data: Mapping[str, Any], ax: Axes | None = None) -> Figure:
     return figure
 
 
-def _contour(panel: Axes, x: Any, y: Any, z: Any, levels: Sequence[float]) -> None:
+def contour(panel: Axes, x: Any, y: Any, z: Any, levels: Sequence[float]) -> None:
+    """Draw level lines of a function."""
     panel.contour(x, y, z, levels=levels, colors=color("rule"), linewidths=0.5)
 
 
-def _path(panel: Axes, path: Any, index: int, name: str, *, marks: int | None = None) -> None:
+def draw_path(panel: Axes, path: Any, index: int, name: str, *, marks: int | None = None) -> None:
     """Draw a path, which pages toggle but whose values they do not show."""
     style = "-" if marks is None else ".-"
     line = panel.plot(
@@ -111,6 +88,7 @@ def _path(panel: Axes, path: Any, index: int, name: str, *, marks: int | None = 
     tag(line, f"method-{index}", name, role="path")
 
 
-def _series(panel: Axes, values: Any, index: int, name: str) -> None:
+def series(panel: Axes, values: Any, index: int, name: str) -> None:
+    """Draw values against the step."""
     line = panel.plot(np.arange(len(values)), values, color=color(index), label=name)[0]
     tag(line, f"method-{index}", name)

@@ -1,0 +1,120 @@
+"""Runs of the experiment `esgd`: sweeps over learning rates on the digits, and a study by the comparison's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dashpot.curvature.hvp_options import Probing
+from dashpot.experiments.numerators_runs import TUNING, geometric_means, grid, selected
+from dashpot.experiments.progress import tracked
+from dashpot.experiments.rate_sweep import sweep
+from dashpot.optimizers.momentum import QHM
+from dashpot.optimizers.second_order import ESGD
+from dashpot.optimizers.torch_compatible import SGD
+from dashpot.recipes.recipe import Recipe
+from dashpot.scheduling.dimension import Dimension
+
+if TYPE_CHECKING:
+    from dashpot.runs.study import Study
+
+STEPS = 300
+PLAIN = {"version": 0, "betas": (0.0, 0.999), "lr_warmup": 0.0}
+"""Settings of plain ESGD: mean of all products, without momentum and warm-up."""
+QUASI_HYPERBOLIC = {"betas": (0.999, 0.999), "v": 0.7}
+"""Recommended settings of quasi-hyperbolic momentum in ESGD-M."""
+QUICK = ("plain", "ESGD-M", "QHM")
+"""Methods of a quick run."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Method of a sweep.
+
+    Args:
+        words: Description.
+        recipe: Recipe of the method.
+        rates: Learning rates.
+        products: Whether the method uses Hessian-vector products.
+    """
+
+    words: str
+    recipe: Recipe
+    rates: tuple[float, ...]
+    products: bool = True
+
+
+def cases() -> dict[str, Case]:
+    """Return the methods of the sweeps by name."""
+    second, first, slow = grid(10**-1.75, 9), grid(10**-1.0, 9), grid(10**-1.25, 9)
+
+    def esgd(words: str, **settings: Any) -> Case:
+        return Case(words, ESGD.recipe_for(**settings), second)
+
+    return {
+        "plain": esgd("plain ESGD", **PLAIN),
+        "momentum": esgd("plain ESGD with Nesterov momentum", **{**PLAIN, "betas": (0.9, 0.999)}),
+        "warm-up": esgd("plain ESGD with warm-up", **{**PLAIN, "lr_warmup": 0.99}),
+        "average": esgd("plain ESGD with a moving average of the products", **{**PLAIN, "version": 1}),
+        "ESGD-M": esgd("ESGD-M"),
+        "ESGD-M version 2": esgd("ESGD-M, version 2", version=2),
+        "ESGD-M EMA": esgd("ESGD-M with averaged momentum, v = 1", v=1.0),
+        "ESGD-M QHM": esgd("ESGD-M with beta .999, v = .7", **QUASI_HYPERBOLIC),
+        "SGD": Case("plain descent", SGD.recipe_for(), first, products=False),
+        "EMA": Case("averaged momentum, beta .9", QHM.recipe_for(pole=0.9, nu=1.0), first, products=False),
+        "Nesterov": Case(
+            "Nesterov momentum, beta .9, nu = .9", QHM.recipe_for(pole=0.9, nu=0.9), first, products=False
+        ),
+        "QHM": Case("quasi-hyperbolic momentum, beta .999, nu = .7", QHM.recipe_for(), slow, products=False),
+    }
+
+
+def measured(seeds: Sequence[int], *, quick: bool) -> dict[str, Any]:
+    """Return the results of all sweeps by name, as plain data with one value for each seed."""
+    chosen = {name: case for name, case in cases().items() if not quick or name in QUICK}
+    return {
+        name: _results(case, seeds, quick) for name, case in tracked(chosen.items(), "learning rates on the digits")
+    }
+
+
+def _results(case: Case, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
+    keys: list[Any] = [*TUNING, *seeds]
+    rates = case.rates[2:7:2] if quick else case.rates
+    probing = Probing() if case.products else None
+    found = sweep(case.recipe, rates, keys, 6 if quick else STEPS, probing=probing)
+    best = selected(found, slice(0, len(TUNING))).best()
+    judged = selected(found, slice(len(TUNING), None))
+    return {
+        "words": case.words,
+        "rates": list(rates),
+        "losses": geometric_means(judged.loss),
+        "rate": rates[best],
+        "loss": judged.loss[best].clamp(1e-12, 1e3).tolist(),
+        "accuracy": judged.accuracy[best].tolist(),
+    }
+
+
+def study(seeds: Sequence[int]) -> Study:
+    """Return the study of the convolutional network of the task digits, 12 epochs.
+
+    The learning rate of each method is the best of four on the validation data: .03, .1, .3 and 1.
+    """
+    from dashpot import tasks
+    from dashpot.runs.entries import Entry
+    from dashpot.runs.study import Study
+
+    settings = {"plain": PLAIN, "ESGD-M": {}, "ESGD-M-QHM": QUASI_HYPERBOLIC}
+    return Study(
+        tasks.get("digits"),
+        tuple(Entry(name, ESGD, 0.1, options) for name, options in settings.items()),
+        seeds=tuple(seeds),
+        epochs=12,
+        threads=1,
+        budget=4,
+        tune=("lr",),
+        spaces={name: {"lr": Dimension(0.03, 1.0, log=True)} for name in settings},
+        sampler="grid",
+        rate_seeds=0,
+        evaluate_every=24,
+    )
