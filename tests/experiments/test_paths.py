@@ -8,7 +8,7 @@ from outcome_checks import check_outcome, check_page
 
 import dashpot as dp
 from dashpot import experiments
-from dashpot.experiments import paths_ravine, paths_saddle
+from dashpot.experiments import paths_ravine
 from dashpot.experiments.critical_points import MINIMA, find_critical_points, minima_share
 from dashpot.experiments.paths_methods import METHODS, best_rate, path_of, settling_steps
 from dashpot.experiments.simulation import descend_rates
@@ -61,25 +61,6 @@ def test_sign_changes_agree_with_the_period(outcome):
     changes = found(outcome, "crossings-")
     assert [item.holds for item in changes.values()] == [True] * 3
     assert changes["plain"].measured > changes["momentum 0.5"].measured > changes["momentum 0.9"].measured
-
-
-def test_predicted_escape_equals_the_linear_recursion():
-    """Averaged momentum on -b^2/2, stepped in plain Python until the level of the prediction."""
-    beta, rate, b, v, steps, start = 0.9, 0.02, 1e-3, 0.0, 0, 1e-3
-    level = 0.5 / math.sqrt(1 - 0.5**2)
-    while b < level:
-        v = beta * v - (1 - beta) * b
-        b, steps = b - rate * v, steps + 1
-    predicted = float(paths_saddle.predicted_escape(beta, rate, torch.tensor(start)))
-    assert 0 <= steps - predicted <= 1  # the first whole step at or above the level
-
-
-def test_saddle_findings_agree_with_the_predictions(outcome):
-    steps = found(outcome, "saddle-")
-    # 8 starts, whose mean deviates from the prediction only by the approximations in the tolerance
-    assert all(item.holds for item in steps.values())
-    assert steps["Adam"].measured < steps["heavy ball 0.9"].measured < steps["plain"].measured
-    assert steps["plain"].measured < steps["momentum 0.9"].measured
 
 
 def test_adaptive_methods_do_not_depend_on_the_condition_number():

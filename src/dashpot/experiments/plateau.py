@@ -32,9 +32,9 @@ COMPARED: Mapping[str, tuple[Recipe, float]] = {
 }
 """Recipe and default rate of each method; the averaged momentum has the rate of QHM."""
 ADAPTIVE = ("RMSprop", "Adam", "AutoSGM 1")
-FACTORS = tuple(10 ** (k / 4) for k in range(9))
+FACTORS = tuple(10 ** (k / 3) for k in range(7))
 """Tested rates of each method as multiples of its default rate."""
-STEPS, SADDLE_STEPS, STARTS = 800, 1500, 20
+STEPS, SADDLE_STEPS, STARTS = 600, 1000, 20
 _SOURCE = "tutorial, local optima"
 CLAIMS = (
     Claim(_SOURCE, "Momentum helps to leave plateaus and saddles."),
@@ -72,7 +72,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
             f"{on_network.BATCH}; until the mean loss of {on_network.WINDOW} batches is below {on_network.LEVEL:.2f}, "
             f"at most {STEPS} steps",
             "default rates": {name: lr for name, (_, lr) in COMPARED.items()},
-            "rates": "default rates times 10^(k/4), k = 0 to 8",
+            "rates": "default rates times 10^(k/3), k = 0 to 6",
             "usable rates": "all runs leave, and do not return",
         },
         data=data,
@@ -81,7 +81,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
 
 def _measured(seeds: Sequence[int], quick: bool) -> dict[str, Any]:
     """Return the steps by problem, method, rate and seed; None for runs that do not leave or return."""
-    factors = FACTORS[4:9:4] if quick else FACTORS
+    factors = FACTORS[3::3] if quick else FACTORS
     start = on_saddle.saddle_starts(seeds, 2 if quick else STARTS)
     saddle_steps, steps = (60, 30) if quick else (SADDLE_STEPS, STEPS)
     chosen = {name: COMPARED[name] for name in (("plain", "heavy ball 0.9", "Adam") if quick else COMPARED)}
@@ -89,7 +89,8 @@ def _measured(seeds: Sequence[int], quick: bool) -> dict[str, Any]:
     network: dict[str, Any] = {}
     for name, (recipe, lr) in tracked(chosen.items(), "rates"):
         rates = [lr * factor for factor in factors]
-        saddle[name] = _plain_steps(on_saddle.escape_steps(recipe, rates, start, saddle_steps).mean(2))
+        if name != "AutoSGM 1":  # its rate is a mean over the tensor, which contains all runs of a surface
+            saddle[name] = _plain_steps(on_saddle.escape_steps(recipe, rates, start, saddle_steps).mean(2))
         network[name] = _plain_steps(on_network.escape_steps(recipe, rates, seeds, steps))
     return {"factors": list(factors), "saddle": saddle, "network": network}
 
