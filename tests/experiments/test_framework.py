@@ -10,6 +10,7 @@ import torch
 from dashpot import experiments, names
 from dashpot.errors import ArgumentError
 from dashpot.experiments import FAILS, HOLDS, HOLDS_WITH_LIMITS, Claim, Finding, Outcome, Panel, compared, mean_interval
+from dashpot.experiments.intervals import geometric_interval
 from dashpot.experiments.page import page
 from dashpot.experiments.text import outcome_text
 from dashpot.figures import new_figure
@@ -33,6 +34,18 @@ def test_mean_interval_covers_the_mean_in_95_percent_of_samples():
 def test_mean_interval_without_two_finite_values_raises(values):
     with pytest.raises(ArgumentError, match="values must"):
         mean_interval(values)
+
+
+def test_geometric_interval_is_that_of_the_logarithms():
+    mean, low, high = geometric_interval([1.0, 10.0, 100.0])
+    half = 4.3027 / 3**0.5  # table of Student's quantiles, standard deviation of the decimal logarithms 1
+    assert (mean, low, high) == pytest.approx((10.0, 10 ** (1 - half), 10 ** (1 + half)), rel=1e-4)
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.0], [1.0, -1.0]])
+def test_geometric_interval_of_numbers_that_are_not_positive_raises(values):
+    with pytest.raises(ArgumentError, match="values must be positive"):
+        geometric_interval(values)
 
 
 def test_compared_holds_within_interval_and_tolerance():

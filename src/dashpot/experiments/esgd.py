@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.experiments import esgd_figures as figures
 from dashpot.experiments.esgd_runs import STEPS, measured, study
-from dashpot.experiments.intervals import MeanInterval, mean_interval, verdict_of
+from dashpot.experiments.intervals import geometric_interval, verdict_of
 from dashpot.experiments.numerators_runs import TUNING
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
 from dashpot.experiments.training_study import difference, interval_finding, joint_differences, study_findings
@@ -81,18 +81,13 @@ def _log_losses(runs: Data) -> Differences:
     return joint_differences(logs) if len(logs) > 1 else {}
 
 
-def _geometric(logs: Sequence[float]) -> MeanInterval:
-    """Return the geometric mean and its 95 % interval from logarithms, one for each seed."""
-    return MeanInterval(*map(math.exp, mean_interval(logs)))
-
-
 def _score_findings(runs: Data) -> list[Finding]:
     """Report the training loss of every method at its tuned rate."""
     rows = []
     for name, item in runs.items():
         statement = f"training loss, {item['words']}, lr {item['rate']:.3g}"
         claim = 1 if name in FIRST_ORDER else 0
-        rows.append(Finding(f"loss-{name}", statement, *_geometric([math.log(x) for x in item["loss"]]), claim=claim))
+        rows.append(Finding(f"loss-{name}", statement, *geometric_interval(item["loss"]), claim=claim))
     return rows
 
 

@@ -45,6 +45,24 @@ def mean_interval(values: Iterable[float]) -> MeanInterval:
     return MeanInterval(mean, mean - half, mean + half)
 
 
+def geometric_interval(values: Iterable[float]) -> MeanInterval:
+    """Return the geometric mean of positive numbers and its 95 % interval, from `mean_interval` of the logarithms.
+
+    Args:
+        values: Results of n >= 2 seeds, positive and finite.
+
+    Raises:
+        ArgumentError: If there are fewer than two values, or a value is not positive or not finite.
+
+    >>> geometric_interval([2.0, 2.0])
+    MeanInterval(mean=2.0..., low=2.0..., high=2.0...)
+    """
+    numbers = [float(value) for value in values]
+    if any(value <= 0 for value in numbers):
+        raise ArgumentError(f"geometric_interval: values must be positive, got {shown(numbers)}.")
+    return MeanInterval(*map(math.exp, mean_interval(map(math.log, numbers))))
+
+
 def compared(
     name: str,
     statement: str,

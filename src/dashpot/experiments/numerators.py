@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from dashpot.experiments import numerators_figures as figures
-from dashpot.experiments.intervals import MeanInterval, mean_interval, verdict_of
+from dashpot.experiments.intervals import MeanInterval, geometric_interval, verdict_of
 from dashpot.experiments.numerators_runs import LEVEL, LONG, NUMERATORS, STEPS, TUNING, measured, study
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
 from dashpot.experiments.training_study import difference, interval_finding, joint_differences, study_findings
@@ -71,18 +71,9 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
     )
 
 
-def log_ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Return the logarithms of the ratios of positive numbers.
-
-    >>> log_ratios([1.0], [1.0])
-    [0.0]
-    """
-    return [math.log(a / b) for a, b in zip(first, second, strict=True)]
-
-
-def geometric(logs: Sequence[float]) -> MeanInterval:
-    """Return the geometric mean and its 95 % interval from logarithms, one for each seed."""
-    return MeanInterval(*map(math.exp, mean_interval(logs)))
+def ratio_interval(first: Sequence[float], second: Sequence[float]) -> MeanInterval:
+    """Return the geometric mean of the ratios of positive numbers, paired by seed, and its 95 % interval."""
+    return geometric_interval([a / b for a, b in zip(first, second, strict=True)])
 
 
 def _usable_findings(runs: Data) -> list[Finding]:
@@ -90,7 +81,7 @@ def _usable_findings(runs: Data) -> list[Finding]:
     rows = []
     for name, item in runs.items():
         statement = f"largest usable learning rate, {item['words']}"
-        rows.append(Finding(f"usable-{name}", statement, *geometric([math.log(rate) for rate in item["usable"]])))
+        rows.append(Finding(f"usable-{name}", statement, *geometric_interval(item["usable"])))
     return rows
 
 
@@ -102,17 +93,16 @@ def _ratio_findings(runs: Data) -> list[Finding]:
         if name not in runs:  # quick runs
             continue
         words = runs[name]["words"]
-        logs = log_ratios(runs[name]["usable"], runs[other]["usable"])
-        ratio = geometric(logs)
+        ratio = ratio_interval(runs[name]["usable"], runs[other]["usable"])
         statement = f"largest usable rate relative to constant (0), {words}"
         rows.append(Finding(f"ratio-{name}", statement, *ratio, None, ratio.low > 1, NOMINAL))
-        applied = geometric(log_ratios(runs[name]["applied"], runs[other]["applied"]))
+        applied = ratio_interval(runs[name]["applied"], runs[other]["applied"])
         statement = f"rate applied in the last step there, relative to constant (0), {words}"
         rows.append(Finding(f"applied-{name}", statement, *applied))
     for name in ("0-warm", "0-warm-short"):
         if name not in runs:
             continue
-        ratio = geometric(log_ratios(runs[name]["usable"], runs["0"]["usable"]))
+        ratio = ratio_interval(runs[name]["usable"], runs["0"]["usable"])
         statement = f"largest usable rate relative to a constant rate, {runs[name]['words']}"
         rows.append(Finding(f"ratio-{name}", statement, *ratio))
     return rows

@@ -12,7 +12,7 @@ from torch import Tensor
 from dashpot.experiments import plateau_figures as figures
 from dashpot.experiments import plateau_network as on_network
 from dashpot.experiments import plateau_saddle as on_saddle
-from dashpot.experiments.intervals import MeanInterval, mean_interval, verdict_of
+from dashpot.experiments.intervals import MeanInterval, geometric_interval, verdict_of
 from dashpot.experiments.paths_methods import HEAVY_BALL, METHODS
 from dashpot.experiments.progress import tracked
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
@@ -116,10 +116,10 @@ def _findings(problem: str, words: str, data: Mapping[str, Any]) -> list[Finding
             lr = COMPARED[name][1] * data["factors"][chosen]
             statement = f"steps to leave {words}, {name}, {description} {lr:.2g}"
             claim = 1 if name in ADAPTIVE else 0
-            mean = geometric([math.log(max(value, 1)) for value in values])
+            mean = geometric_interval([max(value, 1) for value in values])
             rows.append(Finding(f"{problem}-{kind}-{name}", statement, *mean, claim=claim))
             if name != "plain":
-                ratio = geometric([math.log(max(a, 1) / max(b, 1)) for a, b in zip(values, plain, strict=True)])
+                ratio = geometric_interval([max(a, 1) / max(b, 1) for a, b in zip(values, plain, strict=True)])
                 statement = f"the same relative to plain descent, {name}, {description}"
                 rows.append(_ratio_finding(f"{problem}-{kind}-ratio-{name}", statement, ratio, claim, kind))
     return rows
@@ -139,8 +139,3 @@ def fastest(steps: list[list[float | None]]) -> int:
     """
     sums = [math.inf if None in row else sum(value for value in row if value is not None) for row in steps]
     return min(range(len(sums)), key=sums.__getitem__)
-
-
-def geometric(logs: Sequence[float]) -> MeanInterval:
-    """Return the geometric mean and its 95 % interval from logarithms, one for each seed."""
-    return MeanInterval(*map(math.exp, mean_interval(logs)))
