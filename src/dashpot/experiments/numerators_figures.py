@@ -26,6 +26,8 @@ SCORES_NOTE = (
 LEVEL = 0.1
 _LEFT = ("0", "1", "2", "3", "4")
 _RIGHT = ("0", "0-warm", "3", "3-short")
+_COLORED = (*_LEFT, "0-warm", "3-short")
+"""Methods in the order of their colors, which are the same in both panels."""
 _LABELS = {
     "0": "constant (0)",
     "1": "correlation (1)",
@@ -44,8 +46,8 @@ def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw the loss against the learning rate."""
     figure, axes = style.new_figure("rates", 1, 2, size=(9.0, 3.8), ax=ax)
     for panel, names in zip(axes, (_LEFT, _RIGHT), strict=True):
-        for index, name in enumerate(name for name in names if name in data["runs"]):
-            item = data["runs"][name]
+        for name in (name for name in names if name in data["runs"]):
+            item, index = data["runs"][name], _COLORED.index(name)
             losses = [min(loss, 10.0) for loss in item["losses"]]
             line = panel.plot(item["rates"], losses, "o-", markersize=3, color=style.color(index), label=_LABELS[name])[
                 0
