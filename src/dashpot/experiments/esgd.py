@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dashpot.experiments import esgd_figures as figures
-from dashpot.experiments.esgd_runs import STEPS, measured, study
+from dashpot.experiments.esgd_runs import STEPS, measured
 from dashpot.experiments.intervals import geometric_interval, verdict_of
 from dashpot.experiments.numerators_runs import TUNING
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
-from dashpot.experiments.training_study import difference, interval_finding, joint_differences, study_findings
+from dashpot.experiments.training_study import interval_finding, joint_differences
 
 if TYPE_CHECKING:
     from dashpot.stats import Interval
@@ -48,7 +48,6 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
         *_score_findings(runs),
         *_improvement_findings(runs, losses, accuracies),
         *_quasi_hyperbolic_findings(runs, losses),
-        *([] if quick else _study_findings(seeds)),
     ]
     data = {
         "runs": runs,
@@ -67,9 +66,7 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
             "digits": f"64-32-10 tanh network, batch 50, {STEPS} steps, constant rate, four rates per decade",
             "products": "in the first 20 steps and every 10 steps, random signs",
             "tuning": f"the rate with the smallest training loss of {len(TUNING)} other seeds",
-            "study": "network of the task digits, 12 epochs, test accuracy; the best of three rates on validation data "
-            "with one other seed",
-            "intervals": "95 %; joint for ESGD and its variants, for the methods without curvature, and for the study",
+            "intervals": "95 %; joint for ESGD and its variants, and for the methods without curvature",
         },
         data=data,
     )
@@ -121,11 +118,3 @@ def _ratio_finding(
     low, mean, high = (math.exp(value) for value in (interval.low, interval.estimate, interval.high))
     statement = f"training loss over that of {runs[second]['words']}: {runs[first]['words']}"
     return Finding(name, statement, mean, low, high, None, high < 1 or not claimed, claim=claim)
-
-
-def _study_findings(seeds: Sequence[int]) -> list[Finding]:
-    """Compare the methods by the protocol of comparisons."""
-    found = study_findings(study(seeds), "digits")
-    interval = difference(found, "ESGD-M", "plain")
-    statement = "convolutional network of the task digits: test accuracy of ESGD-M minus that of plain ESGD"
-    return [interval_finding("study-ESGD-M", statement, interval, holds=interval.low > 0)]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 RATES_NOTE = (
     "Training loss on the digits after 300 steps, geometric mean over seeds, against the learning rate: plain ESGD, "
-    "ESGD-M and its parts on the left, settings of the momentum without curvature on the right."
+    "ESGD-M and two of its parts on the left, settings of the momentum without curvature on the right."
 )
 RATIOS_NOTE = (
     "Ratio of training losses, each method at its tuned rate, with joint 95 % intervals. Left of 1, the first method "
@@ -34,7 +34,7 @@ RATIOS = {
     "QHM over Nesterov": "QHM .999, .7 / Nesterov momentum",
 }
 """Labels of the ratios."""
-_LEFT = ("plain", "momentum", "warm-up", "average", "ESGD-M", "ESGD-M QHM")
+_LEFT = ("plain", "momentum", "warm-up", "ESGD-M")
 _RIGHT = ("SGD", "EMA", "Nesterov", "QHM")
 
 
@@ -42,8 +42,8 @@ def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw the loss against the learning rate."""
     figure, axes = style.new_figure("rates", 1, 2, size=(9.0, 3.8), ax=ax)
     for panel, names in zip(axes, (_LEFT, _RIGHT), strict=True):
-        for index, name in enumerate(name for name in names if name in data["runs"]):
-            item = data["runs"][name]
+        for name in (name for name in names if name in data["runs"]):
+            item, index = data["runs"][name], (*_LEFT, *_RIGHT).index(name)
             losses = [min(loss, 10.0) for loss in item["losses"]]
             line = panel.plot(item["rates"], losses, "o-", markersize=3, color=style.color(index), label=name)[0]
             style.tag(line, f"method-{name.replace(' ', '-')}", name)

@@ -1,10 +1,10 @@
-"""Runs of the experiment `esgd`: sweeps over learning rates on the digits, and a study by the comparison's protocol."""
+"""Runs of the experiment `esgd`: sweeps over learning rates on the digits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dashpot.curvature.hvp_options import Probing
 from dashpot.experiments.numerators_runs import TUNING, geometric_means, grid, selected
@@ -14,10 +14,6 @@ from dashpot.optimizers.momentum import QHM
 from dashpot.optimizers.second_order import ESGD
 from dashpot.optimizers.torch_compatible import SGD
 from dashpot.recipes.recipe import Recipe
-from dashpot.scheduling.dimension import Dimension
-
-if TYPE_CHECKING:
-    from dashpot.runs.study import Study
 
 STEPS = 300
 PLAIN = {"version": 0, "betas": (0.0, 0.999), "lr_warmup": 0.0}
@@ -93,28 +89,3 @@ def _results(case: Case, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
         "loss": judged.loss[best].clamp(1e-12, 1e3).tolist(),
         "accuracy": judged.accuracy[best].tolist(),
     }
-
-
-def study(seeds: Sequence[int]) -> Study:
-    """Return the study of the convolutional network of the task digits, 12 epochs.
-
-    The learning rate of each method is the best of three on the validation data: .1, .32 and 1.
-    """
-    from dashpot import tasks
-    from dashpot.runs.entries import Entry
-    from dashpot.runs.study import Study
-
-    settings: Mapping[str, Mapping[str, Any]] = {"plain": PLAIN, "ESGD-M": {}}
-    return Study(
-        tasks.get("digits"),
-        tuple(Entry(name, ESGD, 0.1, options) for name, options in settings.items()),
-        seeds=tuple(seeds),
-        epochs=12,
-        threads=1,
-        budget=3,
-        tune=("lr",),
-        spaces={name: {"lr": Dimension(0.1, 1.0, log=True)} for name in settings},
-        sampler="grid",
-        rate_seeds=0,
-        evaluate_every=24,
-    )

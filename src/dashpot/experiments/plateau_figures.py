@@ -20,7 +20,7 @@ SADDLE_NOTE = (
     "saddle along its descending direction; the dashed line is the level at which a run has left the saddle."
 )
 RATES_NOTE = (
-    "Steps to leave the saddle and the plateau of the network, mean over seeds, against the rate as a multiple of the "
+    "Steps to leave the saddle and the plateaus of the network, mean over seeds, against the rate as a multiple of the "
     "default rate of each method. Rates at which a run does not leave, or returns, have no point."
 )
 EVERY = 25
@@ -47,8 +47,9 @@ def saddle(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
 
 def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
     """Draw the steps to leave the saddle and the plateau against the rate."""
-    figure, axes = new_figure("rates", 1, 2, size=(9.0, 4.0), ax=ax)
-    for panel, (problem, title) in zip(axes, (("saddle", "Saddle"), ("network", "Deep network")), strict=True):
+    figure, axes = new_figure("rates", 1, 3, size=(9.0, 3.8), ax=ax)
+    titles = {"saddle": "Saddle", "short": "Network, short plateau", "long": "Network, long plateau"}
+    for panel, (problem, title) in zip(axes, titles.items(), strict=True):
         for index, (name, steps) in enumerate(data[problem].items()):
             means = [math.nan if None in row else max(1.0, sum(row) / len(row)) for row in steps]
             line = panel.plot(data["factors"], means, "o-", markersize=3, color=color(index), label=name)[0]
@@ -56,5 +57,5 @@ def rates(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
         panel.set(title=title, xscale="log", yscale="log", xlabel="rate / default rate")
         panel.minorticks_off()
     axes[0].set_ylabel("steps")
-    axes[1].legend(fontsize="small")
+    axes[2].legend(fontsize="small")
     return figure

@@ -15,24 +15,24 @@ from dashpot.experiments.stacked_network import StackedNetwork, batches, losses
 from dashpot.recipes.recipe import Recipe
 
 WIDTHS = (64, 16, 16, 16, 10)
-SCALE = 0.4
-"""Standard deviation of the initial weights relative to 1/sqrt(inputs)."""
+SCALES = {"short": 0.4, "long": 0.2}
+"""Standard deviation of the initial weights relative to 1/sqrt(inputs), for a short and a long plateau."""
 BATCH = 25
 LEVEL = 0.85 * math.log(10)
 """A run has left the plateau at the loss log(10) when the mean loss of `WINDOW` batches falls below this level."""
 WINDOW = 10
 
 
-def small_networks(seeds: Sequence[Any]) -> StackedNetwork:
+def small_networks(seeds: Sequence[Any], scale: float) -> StackedNetwork:
     """Return networks with small weights, one for each seed."""
     model = StackedNetwork(WIDTHS, seeds)
     with torch.no_grad():
         for weight in model.weights:
-            weight.mul_(SCALE)
+            weight.mul_(scale)
     return model
 
 
-def escape_steps(recipe: Recipe, rates: Sequence[float], seeds: Sequence[int], limit: int) -> Tensor:
+def escape_steps(recipe: Recipe, rates: Sequence[float], seeds: Sequence[int], limit: int, scale: float) -> Tensor:
     """Return the number of steps to leave the plateau, of shape (rates, seeds).
 
     The result is inf if a run does not leave the plateau within `limit` steps, or if its loss is above the level at the
@@ -43,8 +43,9 @@ def escape_steps(recipe: Recipe, rates: Sequence[float], seeds: Sequence[int], l
         rates: Learning rates.
         seeds: One seed for each network at a rate.
         limit: Number of steps after which the runs end.
+        scale: Scale of the initial weights.
     """
-    model = small_networks(list(seeds) * len(rates))
+    model = small_networks(list(seeds) * len(rates), scale)
     params = list(model.parameters())
     lr = torch.tensor(rates, dtype=torch.float64).repeat_interleave(len(seeds))
     state: Any = torch.func.vmap(partial(functional.init, recipe))([p.detach() for p in params])
