@@ -16,8 +16,8 @@ RATES_NOTE = (
     "ESGD-M and two of its parts on the left, settings of the momentum without curvature on the right."
 )
 RATIOS_NOTE = (
-    "Ratio of training losses, each method at its tuned rate, with joint 95 % intervals. Left of 1, the first method "
-    "is better."
+    "Ratio of training losses, each method at its tuned rate, with the 95 % interval of each pair alone. Left of 1, "
+    "the first method is better."
 )
 RATIOS = {
     "ratio-momentum": "plain ESGD + Nesterov / plain ESGD",
