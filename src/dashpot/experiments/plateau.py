@@ -44,8 +44,8 @@ REASON = (
     "At the effective rate of plain descent, momentum delays the escape. At the best rate of each method, Nesterov "
     "momentum is faster than plain descent by a quarter or less, and averaged momentum only on the long plateau; the "
     "heavy ball is not. Methods that divide by the root mean square leave the plateaus of a network in a fraction of "
-    "the steps, also at their default rates, and the more so the longer the plateau is. At a saddle whose minima are at "
-    "a distance of 1, their default rates are too small."
+    "the steps, also at their default rates, and the more so the longer the plateau is. At a saddle with minima at a "
+    "distance of 1, their default rates are too small."
 )
 SLOW = {
     0: "not at the default rate, which has the effective rate of plain descent",
