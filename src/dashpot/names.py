@@ -151,6 +151,10 @@ class ExperimentName:
 
 
 EXPERIMENTS: Mapping[str, ExperimentName] = {
+    "averages": ExperimentName(
+        "dashpot.experiments.averages:run",
+        "Moving averages of noisy points: noise, delay, initial bias and its corrections.",
+    ),
     "initialisation": ExperimentName(
         "dashpot.experiments.initialisation:run",
         "Deep networks with right and wrong initializations, with and without normalization, warm-up and 1cycle.",
@@ -158,10 +162,6 @@ EXPERIMENTS: Mapping[str, ExperimentName] = {
     "batch-invariance": ExperimentName(
         "dashpot.experiments.batch_invariance:run",
         "Batches from 32 to 1024 with and without scaled rates, and larger batches in place of smaller rates.",
-    ),
-    "averages": ExperimentName(
-        "dashpot.experiments.averages:run",
-        "Moving averages of noisy points: noise, delay, initial bias and its corrections.",
     ),
     "clipping": ExperimentName(
         "dashpot.experiments.clipping:run",
