@@ -19,7 +19,7 @@ def test_width_that_reaches_an_end_of_the_rates_is_a_lower_bound(scores):
     assert value >= 1
 
 
-def test_width_of_a_seed_whose_best_rate_is_another_one_contains_that_rate():
+def test_width_of_a_seed_with_a_different_best_rate_contains_that_rate():
     """The best rate is chosen by other seeds; a better neighbour is within the margin."""
     value, _ = lr_sensitivity.width([0.1, 1.0, 10.0, 100.0], [0.0, 0.8, 0.9, 0.0], 1, margin=0.1)
     assert value > 1

@@ -231,7 +231,8 @@ def _typical_findings(name: str, found: Mapping[str, Any]) -> list[Finding]:
     rows = [Finding(f"{name}-rmsprop-rate", f"{name}: chosen rate of RMSProp", rate, rate, rate, None, inside, claim=2)]
     change = mean_interval(own - best for own, best in zip(found["decay"], _best(item), strict=True))
     statement = f"{name}: accuracy of RMSProp with weight decay {TYPICAL_DECAY:g} minus that without"
-    rows.append(Finding(f"{name}-rmsprop-decay", statement, *change, None, change.low > -MARGIN, claim=2))
+    limits = "undecided: the 95 % interval contains the limit" if change.low < -MARGIN < change.high else ""
+    rows.append(Finding(f"{name}-rmsprop-decay", statement, *change, None, change.mean > -MARGIN, limits, claim=2))
     return rows
 
 
@@ -241,8 +242,10 @@ def reason(findings: Sequence[Finding]) -> str:
     kept = sum(item.holds for item in changes)
     pairs = [item for item in findings if item.claim == 1 and "-adam-" in item.name]
     wider, narrower = sum(item.low > 0 for item in pairs), sum(item.high < 0 for item in pairs)
+    lost = [-item.measured for item in findings if item.name.endswith("untuned-adam")]
     return (
         f"At its chosen rate, {kept} of {len(changes)} changes of Adam's betas and eps cost less than {MARGIN:g} of "
         f"accuracy. The range of good rates of Adam is wider than that of another method in {wider} of {len(pairs)} "
-        f"comparisons, narrower in {narrower}, and not separated in the others: the rate needs tuning."
+        f"comparisons, narrower in {narrower}, and not separated in the others. Without tuning, at the rate 1e-3, Adam "
+        f"loses up to {max(lost):.3f} of accuracy."
     )
