@@ -34,6 +34,18 @@ DIGITS = ("reproduce", "autosgm", "--workload", "digits", "--tier", "smoke", "--
         (("autosgm", "--workload", "mnist"), "Unknown workload 'mnist': did you mean 'fashion-mnist'?"),
         (("autosgm", "--zeros", "2"), "reproduce: --zeros must be a number in (-1, 1), got 2.0."),
         (("autosgm", "--numerators", "0,7"), "reproduce: --numerators must be an integer in [0, 4], got 7."),
+        (("nanogpt", "--task-options", "checksum=false"), "the options of nanogpt are --rows, --tier, "),
+        (("autosgm", "--task-options", "checksum"), "--task-options must be NAME=VALUE, such as shuffle=false, got"),
+        (("autosgm", "--task-options", "data_dir=x"), "--task-options must not contain data_dir; use --data-dir."),
+        (("autosgm", "--task-options", "tier=gpu"), "reproduce: --task-options must not contain tier; use --tier."),
+        (
+            ("autosgm", "--workload", "digits", "--task-options", "checksum=false"),
+            "Unknown task option of digits 'checksum'. Known: batch_size, device, shuffle, validation_size.",
+        ),
+        (
+            ("autosgm", "--workload", "digits", "--task-options", "batch_size=0"),
+            "digits: batch_size must be an integer in [1, inf), got 0.",
+        ),
         (
             ("autosgm", "--from", "r.jsonl", "--tier", "cpu"),
             "reproduce: --from starts no runs and allows only --out, got --tier.",
@@ -88,7 +100,7 @@ def test_workloads_without_data_are_omitted_unless_named(dashpot, monkeypatch):
 
 @pytest.mark.slow
 def test_digits_smoke_tier_is_reproduced_resumed_and_rebuilt(dashpot):
-    words = (*DIGITS, "--seeds", 2, "--out", "a")
+    words = (*DIGITS, "--seeds", 2, "--task-options", "shuffle=false", "--out", "a")
     code, out, err = dashpot(*words)
     assert (code, err) == (0, "")
     assert "digits at the tier smoke: 10 runs, about " in out
@@ -98,6 +110,8 @@ def test_digits_smoke_tier_is_reproduced_resumed_and_rebuilt(dashpot):
         (1, "0", ("done", "done")),
     ]
     assert all(cell.lr in grid.facts["rates"] for cell in grid.cells)
+    assert grid.facts["task_options"] == {"shuffle": False}
+    assert "shuffle=false" in Path("a/autosgm.html").read_text()
     kinds = [json.loads(line)["kind"] for line in Path("a/results.jsonl").read_text().splitlines()]
     assert kinds == ["workload", "cell", "cell"]
     table = Path("a/results.md").read_text()

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from dashpot.comparison.zero_grid import PLANS, ZEROS, entry_name, grid_names, method
+from dashpot.comparison.zero_run import GridRequest
 from dashpot.errors import ArgumentError
 from dashpot.names import TASKS
 from dashpot.runs import workload_names
 from dashpot.runs.method_specs import parse_methods
+from dashpot.runs.study_names import StudyNames
 from dashpot.runs.workload_names import TIERS, WORKLOADS, parse_numerators, parse_workloads, parse_zeros
 from dashpot.tasks import option_checks
 
@@ -74,6 +76,20 @@ def test_device_is_an_option_of_the_task():
     names = grid_names(PLANS["digits"]["gpu"], ("0",), device="cuda")
     assert names.task_options == {"device": "cuda"}
     assert grid_names(PLANS["digits"]["cpu"], ("0",)).task_options == {}
+
+
+def test_task_options_apply_to_the_workloads_whose_task_has_them(monkeypatch):
+    monkeypatch.setattr(StudyNames, "study", StudyNames.plain)
+    request = GridRequest(("digits", "cifar10-vit"), task_options={"checksum": False, "batch_size": 7})
+    given = {workload: request.study(workload)["task_options"] for workload in request.names}
+    expected = {"network": "vit", "tier": "cpu", "checksum": False, "batch_size": 7}
+    assert given == {"digits": {"batch_size": 7}, "cifar10-vit": expected}
+
+
+@pytest.mark.parametrize("option", ["tier", "network", "data_dir"])
+def test_task_options_of_other_command_line_options_are_rejected(option):
+    with pytest.raises(ArgumentError, match=f"--task-options must not contain {option}; use --"):
+        GridRequest(("cifar10-vit",), task_options={option: "x"})
 
 
 @pytest.mark.parametrize(

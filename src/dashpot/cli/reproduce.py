@@ -18,7 +18,7 @@ from dashpot.cli.compare import SEEDS, Seeds
 from dashpot.cli.first_line import print_first_line
 from dashpot.cli.study_command import execute_study
 from dashpot.cli.study_options import EXECUTION, Out, Threads, check_counts, check_threads
-from dashpot.cli.task_options import DataDir
+from dashpot.cli.task_options import DataDir, task_pairs
 from dashpot.cli.values import integer
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
@@ -100,6 +100,7 @@ def _autosgm(
     zeros: str | None = None,
     numerators: str = "0,1",
     seeds: int | None = None,
+    task_options: list[str] | None = None,
     jobs: int = 1,
     threads: int | None = None,
     data_dir: Path | None = None,
@@ -109,6 +110,7 @@ def _autosgm(
     names = None if workload is None else parse_workloads(workload)
     check_tier(tier)
     chosen, kinds = None if zeros is None else parse_zeros(zeros), parse_numerators(numerators)
+    options = task_pairs(task_options)
     need("reproduce", "scipy", "optuna", extra="study")
     need("The page of reproduce", "matplotlib", "jinja2", extra="plot")
     data = "all workloads" if names is None else ", ".join(names)
@@ -120,7 +122,7 @@ def _autosgm(
         return
     page = reproduce_autosgm(
         out,
-        GridRequest(names, tier, chosen, kinds, seeds, data_dir, threads, jobs),
+        GridRequest(names, tier, chosen, kinds, seeds, options, data_dir, threads, jobs),
         execute=partial(execute_study, jobs=jobs),
         yes=yes,
         ask=_question(),
@@ -140,7 +142,10 @@ TABLES = {
     "fashion-mnist": Table(_fashion_mnist, ("rows", "seeds", "data_dir", "threads")),
     "autosgm": Table(
         _autosgm,
-        ("workload", "tier", "zeros", "numerators", "seeds", "jobs", "threads", "data_dir", "yes", "source"),
+        (
+            *("workload", "tier", "zeros", "numerators", "seeds", "jobs", "threads"),
+            *("task_options", "data_dir", "yes", "source"),
+        ),
     ),
     "nanogpt": Table(_nanogpt, ("rows", "tier", "seeds", "jobs", "threads", "data_dir")),
 }
@@ -180,6 +185,12 @@ def reproduce(
     yes: Annotated[bool, Parameter(help="Start without a question if it takes hours.", group=EXECUTION)] = False,
     out: Out = None,
     data_dir: DataDir = None,
+    task_options: Annotated[
+        list[str] | None,
+        Parameter(
+            help="autosgm: options NAME=VALUE of the tasks that have them, e.g. checksum=false.", consume_multiple=True
+        ),
+    ] = None,
 ) -> None:
     """Reproduce a published table with dashpot's optimizers; print the results, and write them to a folder."""
     if name not in TABLES:
@@ -187,7 +198,7 @@ def reproduce(
     options = {
         **{"rows": rows, "workload": workload, "tier": tier, "zeros": zeros, "numerators": numerators},
         **{"source": source, "seeds": seeds, "jobs": jobs, "threads": threads, "data_dir": data_dir},
-        "yes": yes or None,
+        **{"task_options": task_options, "yes": yes or None},
     }
     given = {option: value for option, value in options.items() if value is not None}
     _check_options(name, given)

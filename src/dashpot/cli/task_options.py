@@ -30,11 +30,19 @@ def task_spec(name: str | None, option: str | None) -> str:
     return name or option or ""
 
 
+def task_pairs(options: Sequence[str] | None) -> dict[str, Any]:
+    """Parse the `NAME=VALUE` items of `--task-options`; None is an option that is not given."""
+    given = {} if options is None else parse_pairs("--task-options", options)
+    if "data_dir" in given:
+        raise ArgumentError("--task-options must not contain data_dir; use --data-dir.")
+    return given
+
+
 def named_task(
     name: str | None, option: str | None, batch_size: int | None = None, options: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return the task, given either as an argument or as an option, and its options as plain data."""
-    given = {} if options is None else parse_pairs("--task-options", options)
+    given = task_pairs(options)
     if batch_size is not None and given.setdefault("batch_size", batch_size) != batch_size:
         raise ArgumentError(
             f"--batch-size must be given once, got {batch_size} and, in --task-options, {given['batch_size']}."

@@ -47,7 +47,8 @@ WORKLOAD = Record(
         "versions": MapOf(TEXT),
         "machine": MapOf(PLAIN),
         "started": TEXT,
-    }
+    },
+    {"task_options": MapOf(PLAIN)},
 )
 """Rule of the line of a workload."""
 CELL = Record(

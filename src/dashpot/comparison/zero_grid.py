@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dashpot.runs.study import Study
 from dashpot.runs.study_names import StudyNames
@@ -60,30 +61,35 @@ class GridPlan:
     seeds: int = 3
 
 
-def _cifar10(network: str, batch_size: int, epochs: int, rates: tuple[float, float]) -> Mapping[str, GridPlan]:
-    """Return the plans of a network on CIFAR-10; batch size and epochs are those of the published runs."""
+def _cifar10(
+    network: str, batch_size: int, epochs: int, rates: tuple[float, float], published_rates: tuple[float, float]
+) -> Mapping[str, GridPlan]:
+    """Return the plans of a network on CIFAR-10; batch size and epochs are those of the published runs.
+
+    `published_rates` are those of the tier gpu.
+    """
     options = {"network": network}
     published = {**options, "tier": "gpu", "batch_size": batch_size}
     return {
         "smoke": GridPlan("cifar10", {**options, "tier": "smoke"}, rates, "cosine"),
         "cpu": GridPlan("cifar10", {**options, "tier": "cpu"}, rates, "cosine"),
-        "gpu": GridPlan("cifar10", published, rates, "cosine", epochs=epochs, zeros=ZEROS, seeds=5),
+        "gpu": GridPlan("cifar10", published, published_rates, "cosine", epochs=epochs, zeros=ZEROS, seeds=5),
     }
 
 
 PLANS: Mapping[str, Mapping[str, GridPlan]] = {
     "digits": {
-        "smoke": GridPlan("digits", {}, (1e-2, 1e-1), epochs=2),
-        "cpu": GridPlan("digits", {}, (1e-2, 1e-1), zeros=ZEROS),
-        "gpu": GridPlan("digits", {}, (1e-2, 1e-1), zeros=ZEROS, seeds=10),
+        "smoke": GridPlan("digits", {}, (3e-3, 3e-2), epochs=2),
+        "cpu": GridPlan("digits", {}, (3e-3, 3e-2), zeros=ZEROS),
+        "gpu": GridPlan("digits", {}, (3e-3, 3e-2), zeros=ZEROS, seeds=10),
     },
     "fashion-mnist": {
         "smoke": GridPlan("fashion-mnist", {"batch_size": 2048}, (3e-3, 1e-1), epochs=1, evaluate_every=27),
         "cpu": GridPlan("fashion-mnist", {}, (3e-3, 1e-1), evaluate_every=53),
         "gpu": GridPlan("fashion-mnist", {}, (3e-3, 1e-1), evaluate_every=53, zeros=ZEROS, seeds=5),
     },
-    "cifar10-resnet": _cifar10("resnet", 128, 200, (3e-3, 3e-2)),
-    "cifar10-vit": _cifar10("vit", 100, 150, (1e-3, 1e-2)),
+    "cifar10-resnet": _cifar10("resnet", 128, 200, (2e-3, 2e-2), (3e-3, 3e-2)),
+    "cifar10-vit": _cifar10("vit", 100, 150, (7e-4, 2e-2), (1e-3, 1e-2)),
     "shakespeare-char": {
         "smoke": GridPlan("shakespeare-char", {"tier": "smoke"}, (3e-3, 3e-2), WARMUP_COSINE, 1.0),
         "cpu": GridPlan(
@@ -145,6 +151,7 @@ def grid_names(
     numerators: Sequence[int] = (0, 1),
     seeds: int = 3,
     *,
+    task_options: Mapping[str, object] | None = None,
     data_dir: Path | None = None,
     threads: int | None = None,
     device: str | None = None,
@@ -156,16 +163,17 @@ def grid_names(
         zeros: Zeros of the filter, as in `ZEROS`.
         numerators: Numerators of the learning rate.
         seeds: Number of seeds.
+        task_options: Options of the task that replace those of the plan.
         data_dir: First folder to search for data sets.
         threads: Number of torch threads; None leaves the number unchanged.
-        device: Device of data and models; None selects that of the task.
+        device: Device of data and models; None selects that of the task. `task_options` take precedence.
     """
     chosen = [(numerator, zero) for zero in zeros for numerator in numerators]
     low, high = plan.rates
     space = {"lr": {"low": low, "high": high, "log": True}}
     return StudyNames(
         plan.task,
-        dict(plan.options) if device is None else {**plan.options, "device": device},
+        {**plan.options, **({} if device is None else {"device": device}), **(task_options or {})},
         None if data_dir is None else str(data_dir),
         ",".join(method(*pair) for pair in chosen),
         options={} if plan.max_norm is None else {"max_norm": plan.max_norm},
@@ -189,14 +197,12 @@ def grid_study(
     zeros: Sequence[str],
     numerators: Sequence[int] = (0, 1),
     seeds: int = 3,
-    *,
-    data_dir: Path | None = None,
-    threads: int | None = None,
-    device: str | None = None,
+    **settings: Any,
 ) -> Study:
     """Return the study of all pairs of zeros and numerators; see `grid_names`.
 
     Raises:
+        ArgumentError: If an option of the task is unknown or out of range.
         DataError: If the data are damaged or not available.
     """
-    return grid_names(plan, zeros, numerators, seeds, data_dir=data_dir, threads=threads, device=device).study()
+    return grid_names(plan, zeros, numerators, seeds, **settings).study()

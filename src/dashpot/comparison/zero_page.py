@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -101,10 +102,11 @@ def _overfitting_cells(grid: Grid, cell: Cell | None) -> tuple[str, str, str]:
 
 def _settings(grids: Sequence[Grid]) -> str:
     """Return the settings of each workload as a table, and software and machine as text."""
-    header = ["workload", "tier", "parameters", "steps", "seeds", "shared rates", "training time", "first optimizer"]
+    header = ["workload", "tier", "task options", "parameters", "steps", "seeds", "shared rates", "training time"]
+    header.append("first optimizer")
     rows = [
         [
-            *(grid.workload, grid.tier, str(grid.facts["parameters"]), str(grid.facts["steps"])),
+            *(grid.workload, grid.tier, _options(grid), str(grid.facts["parameters"]), str(grid.facts["steps"])),
             ", ".join(map(str, grid.facts["seeds"])),
             ", ".join(map(rate_text, grid.facts["rates"])),
             f"{duration(grid.facts['cpu_s'])} of CPU time",
@@ -116,6 +118,15 @@ def _settings(grids: Sequence[Grid]) -> str:
     names = "; ".join(f"{numerator}: {numerator_text(numerator)}" for numerator in numerators)
     software = {_software(grid) for grid in grids}
     return paragraphs(f"Numerators: {names}.", *sorted(software)) + html_table(header, rows)
+
+
+def _options(grid: Grid) -> str:
+    """Return the options of the task, without the tier, which has its own column."""
+    options = {name: value for name, value in grid.facts.get("task_options", {}).items() if name != "tier"}
+    return (
+        ", ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items())
+        or "-"
+    )
 
 
 def _software(grid: Grid) -> str:

@@ -69,6 +69,7 @@ def _facts(study: Mapping[str, Any], records: Sequence[Run], rates: Sequence[flo
         "task": settings["task"],
         "description": header["task"].get("description", ""),
         "parameters": header["task"]["parameters"],
+        "task_options": (study.get("names") or {}).get("task_options", {}),
         "config": settings["config"],
         **{name: settings["score"].get(name) for name in ("metric", "direction", "split", "margin")},
         **{name: settings[name] for name in ("epochs", "steps", "evaluate_every", "seeds")},

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from dashpot.comparison.score_text import names_text
 from dashpot.comparison.study_cost import check_memory, confirm, study_cost
 from dashpot.comparison.zero_cells import read_grids, write_grids
 from dashpot.comparison.zero_findings import GridFindings, grid_findings
 from dashpot.comparison.zero_grid import PLANS, grid_study
 from dashpot.comparison.zero_results import grid_folders, grid_of_folder
 from dashpot.comparison.zero_table import markdown_summary, text_summary
-from dashpot.errors import DataError
+from dashpot.constraints import unknown
+from dashpot.errors import ArgumentError, DataError
+from dashpot.names import TASKS, load
 from dashpot.runs.files import write_text
 from dashpot.runs.study import Study
 from dashpot.runs.workload_names import WORKLOADS
 
 RESULTS, PAGE, TABLE = "results.jsonl", "autosgm.html", "results.md"
 """Files of the output folder: final figures, page, and tables in Markdown."""
+FIXED = {"tier": "--tier", "network": "--workload", "data_dir": "--data-dir"}
+"""Options of tasks that other options of the command determine."""
 NO_ACCELERATOR = "The tier gpu is meant for an accelerator, and torch finds none on this machine."
 
 
@@ -34,9 +40,14 @@ class GridRequest:
         zeros: Zeros of the filter; None selects those of the plan.
         numerators: Numerators.
         seeds: Number of seeds; None selects that of the plan.
+        task_options: Further options of the tasks. Each applies to the workloads whose task has it, and at least one of
+            the workloads has it.
         data_dir: First folder to search for data sets.
         threads: Number of torch threads; None leaves the number unchanged.
         jobs: Number of processes.
+
+    Raises:
+        ArgumentError: If no workload has an option of `task_options`, or the workload or the tier determines it.
     """
 
     workloads: tuple[str, ...] | None = None
@@ -44,9 +55,24 @@ class GridRequest:
     zeros: tuple[str, ...] | None = None
     numerators: tuple[int, ...] = (0, 1)
     seeds: int | None = None
+    task_options: Mapping[str, object] = field(default_factory=dict)
     data_dir: Path | None = None
     threads: int | None = None
     jobs: int = 1
+
+    def __post_init__(self) -> None:
+        names = self.names
+        for option in self.task_options:
+            if option in FIXED:
+                raise ArgumentError(f"reproduce: --task-options must not contain {option}; use {FIXED[option]}.")
+            if not any(option in _options(workload, self.tier) for workload in names):
+                known = {name for workload in names for name in _options(workload, self.tier)} - {*FIXED}
+                raise unknown(f"task option of {names_text(names, most=len(names))}", option, sorted(known))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the workloads, including those whose data are not available."""
+        return WORKLOADS if self.workloads is None else self.workloads
 
     def study(self, workload: str) -> Study:
         """Return the study of a workload; at the tier gpu on an accelerator, if torch finds one."""
@@ -56,6 +82,9 @@ class GridRequest:
             plan.zeros if self.zeros is None else self.zeros,
             self.numerators,
             plan.seeds if self.seeds is None else self.seeds,
+            task_options={
+                name: value for name, value in self.task_options.items() if name in _options(workload, self.tier)
+            },
             data_dir=self.data_dir,
             threads=self.threads,
             device="cuda" if self.tier == "gpu" and torch.cuda.is_available() else None,
@@ -64,6 +93,11 @@ class GridRequest:
     def folder(self, out: Path, workload: str) -> Path:
         """Return the folder of the study of a workload."""
         return out / f"{workload}-{self.tier}"
+
+
+def _options(workload: str, tier: str) -> tuple[str, ...]:
+    """Return the names of the options of the task of a workload."""
+    return tuple(inspect.signature(load(TASKS[PLANS[workload][tier].task])).parameters)
 
 
 def reproduce_autosgm(
@@ -114,7 +148,7 @@ def _check_costs(
 ) -> list[str]:
     """State memory and time of all workloads, and return those whose data are available."""
     found, seconds, missing = [], 0.0, None
-    for workload in WORKLOADS if request.workloads is None else request.workloads:
+    for workload in request.names:
         try:
             study = request.study(workload)
         except DataError as error:

@@ -179,6 +179,8 @@ class Settings:
         for name, noun in (("set", "optimizer arguments"), ("task_options", "task options")):
             if not isinstance(getattr(self, name), Mapping):
                 raise ArgumentError(f"train: {name} must be a table of {noun}, got {shown(getattr(self, name))}.")
+        if "data_dir" in self.task_options:
+            raise ArgumentError("train: task_options must not contain data_dir; use the setting data_dir.")
         size = self.task_options.get("batch_size", self.batch_size)
         if self.batch_size not in (None, size):
             raise ArgumentError(
