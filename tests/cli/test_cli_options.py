@@ -88,6 +88,7 @@ def test_batch_size_of_every_task(dashpot, name):
     [
         (("digits", "--batch-size", 0), "batch_size must be "),
         (("digits", "--task-options", "shufle=false"), "Unknown option of the task digits 'shufle': did you mean"),
+        (("digits", "--task-options", "data_dir=x"), "must not contain data_dir; use "),
         (("digits", "--task-options", "shuffle"), "--task-options must be NAME=VALUE, such as shuffle=false, got"),
         (("digits", "--task-options", "batch_size=3", "--batch-size", 4), "must be given once, got 4 and"),
         (

@@ -69,7 +69,7 @@ def test_killed_run_resumes_to_identical_results(tmp_path, name):
     assert len(resumed.resumed) == 1
 
 
-def test_changed_file_is_refused_on_resume(tmp_path):
+def test_changed_file_is_rejected_on_resume(tmp_path):
     file = tmp_path / "own.py"
     file.write_text(EXAMPLE.read_text())
     run_study(Study(toy(), (entry(f"{file}:Lion", "toy"),), (0,), 1), tmp_path / "out")

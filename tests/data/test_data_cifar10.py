@@ -160,7 +160,7 @@ def test_load_without_checksums_of_published_files_does_not_warn(files, tmp_path
     ],
     ids=["truncated", "foreign"],
 )
-def test_load_without_checksums_refuses_other_layouts(files, tmp_path, change, reason):
+def test_load_without_checksums_rejects_other_layouts(files, tmp_path, change, reason):
     write(tmp_path / "mine", {**files, NAMES[1]: change(files[NAMES[1]])})
     with pytest.raises(DataError, match=reason):
         cifar10.load(tmp_path / "mine", checksum=False)

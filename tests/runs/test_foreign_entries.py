@@ -112,7 +112,7 @@ def test_paths_in_methods_become_absolute(tmp_path, monkeypatch):
         ("own.py:Matrices", r"own.py:Matrices: ValueError: only matrices are supported. A factory in a file can give"),
     ],
 )
-def test_bad_input_is_rejected_in_a_sentence(file, monkeypatch, text, message):
+def test_bad_input_raises(file, monkeypatch, text, message):
     monkeypatch.chdir(file.parent)
     with pytest.raises(ArgumentError, match=message) as error:
         make(text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from local_tasks import LOCAL_TASKS
 
 from dashpot.errors import ArgumentError
+from dashpot.names import TASKS, load
 from dashpot.tasks import Task, evaluate, get
 
 
@@ -40,6 +42,20 @@ def test_task_with_same_seed_trains_identically(name):
         return torch.cat([p.detach().flatten() for p in problem.model.parameters()])
 
     assert torch.equal(weights(), weights())
+
+
+OPTIONS = [
+    (name, option)
+    for name, path in TASKS.items()
+    for option in inspect.signature(load(path)).parameters
+    if option != "data_dir"
+]
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_get_with_invalid_option_raises_before_data_are_searched(name, option, tmp_path):
+    with pytest.raises(ArgumentError, match=f"^{name}: {option} must be "):
+        get(name, data_dir=tmp_path / "gone", **{option: "x y"})
 
 
 def test_get_unknown_name_suggests_nearest():

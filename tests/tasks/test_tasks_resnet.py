@@ -75,5 +75,5 @@ def test_resnet_accepts_other_memory_formats_and_sizes():
     model = ResNet(SMALL).eval()
     x = torch.randn(2, 3, 24, 20)
     with torch.no_grad():
-        # float32 convolutions may sum in another order for another memory format
+        # float32 convolutions may sum in a different order for a different memory format
         torch.testing.assert_close(model(x), model(x.to(memory_format=torch.channels_last)), rtol=1e-5, atol=1e-5)

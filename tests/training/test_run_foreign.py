@@ -38,7 +38,7 @@ def test_interrupted_run_of_a_torch_class_resumes_to_identical_results(settings,
     assert "max_norm=0.5, nonfinite='skip'" in whole.header["call"]
 
 
-def test_changed_optimizer_file_is_refused_on_resume(settings, tmp_path, monkeypatch):
+def test_changed_optimizer_file_is_rejected_on_resume(settings, tmp_path, monkeypatch):
     file = tmp_path / "own.py"
     file.write_text(FILE)
     given = changed(settings, optimizer=f"{file}:Own")
@@ -56,7 +56,7 @@ def test_names_of_folders_have_no_path(settings):
     assert default_folder_name(changed(settings, optimizer="torch.optim.RAdam")).endswith("-torch-RAdam-seed0")
 
 
-def test_unknown_class_is_refused_before_anything_is_written(settings, tmp_path):
+def test_unknown_class_is_rejected_before_anything_is_written(settings, tmp_path):
     with pytest.raises(ArgumentError, match=r"Unknown class of torch.optim 'Radam': did you mean 'RAdam'"):
         start(changed(settings, optimizer="torch.optim.Radam"), tmp_path / "run", write_line=quiet)
     assert not (tmp_path / "run").exists()

@@ -44,7 +44,7 @@ def curves(data: Mapping[str, Any], ax: Sequence[Axes] | None = None) -> Figure:
             style.tag(line, f"sgd-{batch}{suffix}", f"batch {batch}, {title}")
         panel.set(ylabel=f"loss, {title}", yscale="log")
     panels[1].set(xlabel="thousands of examples seen")
-    panels[1].legend()  # its lines coincide, so that there is space
+    panels[1].legend()  # its lines coincide, which leaves space
     return figure
 
 

@@ -1,4 +1,4 @@
-"""One optimizer made of several, each of which updates its own parameters of a model."""
+"""One optimizer made of several, each for its own parameters of a model."""
 
 from __future__ import annotations
 

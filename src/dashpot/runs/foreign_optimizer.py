@@ -1,4 +1,4 @@
-"""Creation of optimizers that are not of dashpot, with errors as one sentence."""
+"""Creation of optimizers that are not of dashpot, with one-line errors."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def search_space(entry: Entry, settings: Iterable[str] = SETTINGS) -> dict[str, 
     Args:
         entry: Entry whose values are the defaults of the search.
         settings: Settings to search: "lr", "weight_decay", "momentum", "warmup", "beta2", and names in the own space of
-            the entry. The default stands for the whole own space.
+            the entry. The default selects the whole own space.
 
     Raises:
         ArgumentError: If a setting is unknown.
