@@ -9,14 +9,14 @@ from outcome_checks import check_outcome, check_page
 from dashpot import SGD, experiments
 from dashpot.data.seeding import generator
 from dashpot.experiments import batch_invariance
-from dashpot.experiments.batch_runs import LARGEST, BatchRun, Phase, _indices, largest_curvatures, train
-from dashpot.experiments.image_vectors import image_vectors
-from dashpot.experiments.stacked_network import StackedNetwork
+from dashpot.experiments.batch_runs import LARGEST, BatchRun, Phase, largest_curvatures, train
+from dashpot.experiments.image_vectors import digit_images
+from dashpot.experiments.stacked_network import StackedNetwork, index_batches
 
 
 @pytest.fixture(scope="module")
 def data():
-    return image_vectors(small=True)
+    return digit_images(held_out=False, each_pixel=True)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_batches_of_all_sizes_have_the_same_examples_in_the_same_order():
     orders = []
     for batch in (32, 256):
         sources = [generator("batch-invariance", seed) for seed in (0, 1)]
-        orders.append(torch.cat(list(_indices(sources, LARGEST, Phase(2, batch))), dim=1))
+        orders.append(torch.cat([index for _ in range(2) for index in index_batches(sources, LARGEST, batch)], dim=1))
     assert orders[0].shape == (2, 2 * LARGEST)
     assert torch.equal(*orders)
 
@@ -42,14 +42,15 @@ def test_train_equals_a_loop_over_one_network(data):
     run = train([3, 4], data, lambda parameters: SGD(parameters, lr=0.1), phases)
     model = StackedNetwork((64, 64, 10), [4])
     source = generator("batch-invariance", 4)
+    inputs, labels = data.train
     for batch, lr in ((512, 0.1), (1024, 0.05)):
         for index in torch.randperm(1024, generator=source).split(batch):
-            loss = torch.nn.functional.cross_entropy(model(data.inputs[None, index])[0], data.labels[index])
+            loss = torch.nn.functional.cross_entropy(model(inputs[None, index])[0], labels[index])
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             with torch.no_grad():
                 for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                     parameter -= lr * gradient
-    expected = torch.nn.functional.cross_entropy(model(data.inputs[None])[0], data.labels).item()
+    expected = torch.nn.functional.cross_entropy(model(inputs[None])[0], labels).item()
     assert run.examples == [0, 1024, 2048]
     assert run.final[1].item() == pytest.approx(expected, rel=1e-5)  # float32
 

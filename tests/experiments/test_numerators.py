@@ -4,7 +4,8 @@ import pytest
 from outcome_checks import check_outcome, check_page
 
 from dashpot import experiments
-from dashpot.experiments.numerators_runs import cases, grid
+from dashpot.experiments.numerators_runs import cases
+from dashpot.experiments.tuned_sweep import grid
 
 
 @pytest.fixture(scope="module")

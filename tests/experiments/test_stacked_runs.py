@@ -5,12 +5,12 @@ import torch
 
 from dashpot.data import fashion_mnist
 from dashpot.errors import DataError
-from dashpot.experiments import stacked_images
+from dashpot.experiments.image_vectors import clothes_or_digits, digit_images
 from dashpot.experiments.stacked_runs import TUNING_SEEDS, Plan, SkipNetwork, StackedRuns, best_rate, maker, train
 
 
 def plan(*seeds, **given):
-    return Plan(stacked_images.digit_images(), seeds, **{"hidden": (4,), "epochs": 1, **given})
+    return Plan(digit_images(), seeds, **{"hidden": (4,), "epochs": 1, **given})
 
 
 @pytest.mark.parametrize(("method", "separate"), [("adam", False), ("autosgm-1", True)])
@@ -60,13 +60,13 @@ def test_clothes_without_fashion_mnist_are_the_digits_with_a_reason(monkeypatch)
         raise DataError("Fashion-MNIST was not found.")
 
     monkeypatch.setattr(fashion_mnist, "load", missing)
-    found = stacked_images.clothes_or_digits(quick=False)
+    found = clothes_or_digits(quick=False)
     assert found.name == "digits"
     assert found.remark == "digits instead of Fashion-MNIST: Fashion-MNIST was not found."
 
 
 def test_pixels_are_normalized_and_parts_are_those_of_the_task():
-    found = stacked_images.digit_images()
+    found = digit_images()
     assert [len(part[1]) for part in (found.train, found.validation, found.test)] == [1200, 300, 297]
     assert float(found.train[0].mean()) == pytest.approx(0, abs=1e-5)
     assert float(found.train[0].std()) == pytest.approx(1, abs=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dashpot.analysis import scale_batch
 from dashpot.experiments import batch_invariance_figures as figures
 from dashpot.experiments.batch_runs import LARGEST, BatchRun, Phase, largest_curvatures, train
-from dashpot.experiments.image_vectors import ImageVectors, image_vectors
+from dashpot.experiments.image_vectors import ImageVectors, clothes_or_digits
 from dashpot.experiments.intervals import mean_interval, verdict_of
 from dashpot.experiments.progress import report_progress
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
@@ -75,7 +75,7 @@ _FINAL = "final loss relative to batch 32, minus 1"
 
 def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
     """Train at batches from 32 to 1024 with and without `scale_batch`, and grow the batch in place of the decay."""
-    data = image_vectors(small=quick)
+    data = clothes_or_digits(quick=quick, held_out=False, each_pixel=True)
     epochs = 3 if quick else _epochs(data)
     batches = (128, LARGEST) if quick else (64, 128, 256, 512, LARGEST)
     runs = _Runs(seeds, data, epochs)
@@ -108,8 +108,8 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
             ),
         ),
         settings={
-            "data": data.description,
-            "network": f"{data.inputs.shape[1]}-64-10, tanh",
+            "data": data.remark,
+            "network": f"{data.features}-64-10, tanh",
             "examples": f"{epochs} epochs; the same order for every batch size, new for every seed and epoch",
             "final loss": "mean cross-entropy over the first 10 000 training images after all epochs",
             "methods at batch 32": [method.name for method in (SGD_LOW, SGD_HIGH, MOMENTUM, ADAM)],
@@ -123,10 +123,11 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
 def _epochs(data: ImageVectors) -> int:
     """Return the number of epochs with about 180 000 examples, a multiple of three.
 
-    >>> _epochs(image_vectors(small=True))
+    >>> from dashpot.experiments.image_vectors import digit_images
+    >>> _epochs(digit_images(held_out=False))
     174
     """
-    count = len(data.labels) - len(data.labels) % LARGEST
+    count = len(data.train[1]) - len(data.train[1]) % LARGEST
     return 3 * max(1, round(3 * 58 * LARGEST / count / 3))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from dashpot.curvature import eigenvalues, hessian
 from dashpot.data.seeding import generator
 from dashpot.experiments.image_vectors import ImageVectors
-from dashpot.experiments.stacked_network import StackedNetwork, losses
+from dashpot.experiments.stacked_network import StackedNetwork, index_batches, losses
 from dashpot.optimizers.base import Optimizer
 
 HIDDEN = 64
@@ -70,9 +70,10 @@ def train(
     Returns:
         Losses at equal numbers of examples for every batch size.
     """
-    count = len(data.labels) - len(data.labels) % LARGEST
-    model = StackedNetwork((data.inputs.shape[1], HIDDEN, 10), seeds)
-    parameters = list(model.parameters())
+    inputs, labels = data.train
+    count = len(labels) - len(labels) % LARGEST
+    model = StackedNetwork((data.features, HIDDEN, 10), seeds)
+    parameters: list[Tensor] = list(model.parameters())
     optimizer = create(parameters)
     rates = [group["lr"] for group in optimizer.param_groups]
     points = measured_at(count, sum(phase.epochs for phase in phases))
@@ -92,21 +93,15 @@ def train(
     for phase in phases:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * phase.factor
-        for index in _indices(generators, count, phase):
-            optimizer.zero_grad()
-            losses(model, data.inputs[index], data.labels[index]).sum().backward()
-            optimizer.step()
-            seen += phase.batch
-            if seen in points:
-                measure(seen)
+        for _ in range(phase.epochs):
+            for index in index_batches(generators, count, phase.batch):
+                optimizer.zero_grad()
+                losses(model, inputs[index], labels[index]).sum().backward()
+                optimizer.step()
+                seen += phase.batch
+                if seen in points:
+                    measure(seen)
     return BatchRun(times, torch.stack(values, 1), weights)
-
-
-def _indices(generators: Sequence[torch.Generator], count: int, phase: Phase) -> Iterator[Tensor]:
-    """Yield the indices of the examples of each batch, of shape (seeds, batch)."""
-    for _ in range(phase.epochs):
-        orders = torch.stack([torch.randperm(count, generator=source) for source in generators])
-        yield from orders.split(phase.batch, dim=1)
 
 
 def measured_at(count: int, epochs: int) -> set[int]:
@@ -125,7 +120,12 @@ def measured_at(count: int, epochs: int) -> set[int]:
 @torch.no_grad()
 def training_loss(model: StackedNetwork, data: ImageVectors) -> Tensor:
     """Return the mean cross-entropy of each network over the first 10 000 training examples, as float64."""
-    return losses(model, data.inputs[None, :_MEASURED], data.labels[None, :_MEASURED]).double()
+    return losses(model, *_measured(data)).double()
+
+
+def _measured(data: ImageVectors) -> tuple[Tensor, Tensor]:
+    inputs, labels = data.train
+    return inputs[None, :_MEASURED], labels[None, :_MEASURED]
 
 
 def largest_curvatures(run: BatchRun, data: ImageVectors, times: Sequence[int]) -> list[float]:
@@ -139,12 +139,12 @@ def largest_curvatures(run: BatchRun, data: ImageVectors, times: Sequence[int]) 
     Returns:
         Maximum over the times, one value per seed.
     """
-    inputs, labels = data.inputs[None, :_MEASURED], data.labels[None, :_MEASURED]
+    inputs, labels = _measured(data)
     found = []
     for row in range(len(run.losses)):
         largest = -math.inf
         for time in times:
-            model = StackedNetwork((data.inputs.shape[1], HIDDEN, 10), [0])
+            model = StackedNetwork((data.features, HIDDEN, 10), [0])
             parameters = list(model.parameters())
             with torch.no_grad():
                 for parameter, weight in zip(parameters, run.weights[time], strict=True):

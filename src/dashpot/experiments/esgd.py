@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from dashpot.experiments import esgd_figures as figures
 from dashpot.experiments.esgd_runs import STEPS, measured
 from dashpot.experiments.intervals import geometric_interval, verdict_of
-from dashpot.experiments.numerators_runs import TUNING
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
 from dashpot.experiments.training_study import interval_finding, joint_differences
+from dashpot.experiments.tuned_sweep import TUNING
 
 if TYPE_CHECKING:
     from dashpot.stats import Interval

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashpot.curvature.hvp_options import Probing
-from dashpot.experiments.numerators_runs import TUNING, geometric_means, grid, selected
-from dashpot.experiments.progress import tracked
-from dashpot.experiments.rate_sweep import sweep
+from dashpot.experiments.tuned_sweep import grid, tuned_sweep, tuned_sweeps
 from dashpot.optimizers.momentum import QHM
 from dashpot.optimizers.second_order import ESGD
 from dashpot.optimizers.torch_compatible import SGD
@@ -68,24 +66,10 @@ def cases() -> dict[str, Case]:
 
 def measured(seeds: Sequence[int], *, quick: bool) -> dict[str, Any]:
     """Return the results of all sweeps by name, as plain data with one value for each seed."""
-    chosen = {name: case for name, case in cases().items() if not quick or name in QUICK}
-    return {
-        name: _results(case, seeds, quick) for name, case in tracked(chosen.items(), "learning rates on the digits")
-    }
+    return tuned_sweeps(cases(), QUICK if quick else None, lambda case: _results(case, seeds, quick))
 
 
 def _results(case: Case, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
-    keys: list[Any] = [*TUNING, *seeds]
-    rates = case.rates[2:7:2] if quick else case.rates
     probing = Probing() if case.products else None
-    found = sweep(case.recipe, rates, keys, 6 if quick else STEPS, probing=probing)
-    best = selected(found, slice(0, len(TUNING))).best()
-    judged = selected(found, slice(len(TUNING), None))
-    return {
-        "words": case.words,
-        "rates": list(rates),
-        "losses": geometric_means(judged.loss),
-        "rate": rates[best],
-        "loss": judged.loss[best].clamp(1e-12, 1e3).tolist(),
-        "accuracy": judged.accuracy[best].tolist(),
-    }
+    found = tuned_sweep(case.recipe, case.rates, seeds, STEPS, quick=quick, probing=probing)
+    return {"words": case.words, **found.data()}

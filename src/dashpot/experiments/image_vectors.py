@@ -1,69 +1,111 @@
-"""Images as vectors: Fashion-MNIST at 14 x 14 pixels, or the digits."""
+"""Images as vectors for stacked networks: Fashion-MNIST at 14 x 14 pixels, or the digits."""
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dashpot.analysis.wording import number
 from dashpot.data import digits, fashion_mnist
-from dashpot.data.images import Images
+from dashpot.data.hold_out import Part, Parts, hold_out
+from dashpot.data.seeding import generator
 from dashpot.errors import DataError
+from dashpot.experiments.stacked_network import index_batches
+
+VALIDATION = {"digits": 300, "fashion-mnist": 6000}
+"""Numbers of held-out training images, those of the tasks."""
 
 
-class ImageVectors(NamedTuple):
-    """Images as rows.
+@dataclass(frozen=True)
+class ImageVectors:
+    """Normalized pixels of shape (examples, features) and labels of shape (examples,), of the parts of a data set.
 
     Attributes:
-        inputs: Tensor (examples, pixels) with mean 0 for each pixel and standard deviation 1 over all pixels.
-        labels: Tensor (examples,) of classes 0 to 9.
-        test_inputs, test_labels: The same for the test images, with the statistics of the training images.
-        description: Name of the data, and the reason for it.
+        name: Name of the data set.
+        remark: Description of the data for the settings of the page.
+        train: Training pixels and labels.
+        validation: Held-out training examples, for the choice of settings; empty if none are held out.
+        test: Test examples, for the verdict.
     """
 
-    inputs: Tensor
-    labels: Tensor
-    test_inputs: Tensor
-    test_labels: Tensor
-    description: str
+    name: str
+    remark: str
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+    @property
+    def features(self) -> int:
+        """Number of pixels of an image."""
+        return self.train[0].shape[1]
+
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield training batches (seeds, size, features) and labels (seeds, size) in a new order every epoch.
+
+        Args:
+            seeds: One seed for each network; the order depends only on the seed.
+            size: Number of examples per batch; incomplete batches are omitted.
+        """
+        generators = [generator("image vectors", seed) for seed in seeds]
+        inputs, labels = self.train
+        while True:
+            for index in index_batches(generators, len(labels), size):
+                yield inputs[index], labels[index]
 
 
 @functools.cache
-def image_vectors(*, small: bool) -> ImageVectors:
-    """Return the images of Fashion-MNIST, or the digits if `small` or if Fashion-MNIST is not available.
+def digit_images(*, held_out: bool = True, each_pixel: bool = False) -> ImageVectors:
+    """Return the digits, 8 x 8 pixels: 1500 training images, 300 of them held out, and 297 test images.
 
-    The 28 x 28 pixels of Fashion-MNIST are averaged over squares of 2 x 2.
+    Args:
+        held_out: Whether validation examples are held out of the training images.
+        each_pixel: Whether each pixel has mean 0 over the training images, instead of all pixels together.
 
-    >>> data = image_vectors(small=True)
-    >>> tuple(data.inputs.shape), data.description
-    ((1500, 64), 'digits')
+    >>> data = digit_images()
+    >>> [tuple(part[0].shape) for part in (data.train, data.validation, data.test)]
+    [(1200, 64), (300, 64), (297, 64)]
     """
-    if small:
-        return _digits("digits")
+    parts = hold_out("digits", digits.load(), VALIDATION["digits"] * held_out, drawn_by=None)
+    remark = f"{number(len(parts.train.labels), 4)} training digits, 8 x 8"
+    return _vectors("digits", remark, parts, each_pixel, pool=1)
+
+
+def clothes_or_digits(*, quick: bool, held_out: bool = True, each_pixel: bool = False) -> ImageVectors:
+    """Return Fashion-MNIST, averaged to 14 x 14 pixels, or the digits if `quick` or if it is not available.
+
+    Args:
+        quick: Whether to return the digits.
+        held_out, each_pixel: As for `digit_images`; of Fashion-MNIST, 6000 of 60 000 training images are held out.
+    """
+    if quick:
+        return digit_images(held_out=held_out, each_pixel=each_pixel)
     try:
-        data = fashion_mnist.load()
+        images = fashion_mnist.load()
     except DataError as error:
-        return _digits(f"digits in place of Fashion-MNIST: {error}")
-    inputs = [_pooled(part) for part in (data.train_images, data.eval_images)]
-    return _standardized(*inputs, data, "Fashion-MNIST, averaged to 14 x 14 pixels")
+        found = digit_images(held_out=held_out, each_pixel=each_pixel)
+        return replace(found, remark=f"digits instead of Fashion-MNIST: {error}")
+    parts = hold_out("fashion-mnist", images, VALIDATION["fashion-mnist"] * held_out, drawn_by="fashion-mnist")
+    remark = f"{number(len(parts.train.labels), 5)} training images of Fashion-MNIST, averaged to 14 x 14"
+    return _vectors("fashion-mnist", remark, parts, each_pixel, pool=2)
 
 
-def _pooled(images: np.ndarray) -> Tensor:
-    return torch.nn.functional.avg_pool2d(torch.tensor(images, dtype=torch.float32)[:, None], 2).flatten(1)
+def _vectors(name: str, remark: str, parts: Parts, each_pixel: bool, pool: int) -> ImageVectors:
+    """Return the parts, normalized by the mean and the standard deviation of the training pixels."""
+    train = _pooled(parts.train.images, pool)
+    mean = train.mean(0) if each_pixel else train.mean()
+    sd = (train - mean).std() if each_pixel else train.std()
+
+    def scaled(part: Part) -> tuple[Tensor, Tensor]:
+        return (_pooled(part.images, pool) - mean) / sd, torch.tensor(part.labels, dtype=torch.int64)
+
+    validation = parts.validation or Part(parts.train.images[:0], parts.train.labels[:0])
+    return ImageVectors(name, remark, scaled(parts.train), scaled(validation), scaled(parts.test))
 
 
-def _digits(description: str) -> ImageVectors:
-    data = digits.load()
-    parts = (data.train_images, data.eval_images)
-    inputs = [torch.tensor(part.reshape(len(part), 64), dtype=torch.float32) for part in parts]
-    return _standardized(*inputs, data, description)
-
-
-def _standardized(train: Tensor, test: Tensor, data: Images, description: str) -> ImageVectors:
-    mean = train.mean(0)
-    deviation = (train - mean).std()
-    labels = [torch.tensor(part, dtype=torch.int64) for part in (data.train_labels, data.eval_labels)]
-    return ImageVectors((train - mean) / deviation, labels[0], (test - mean) / deviation, labels[1], description)
+def _pooled(images: np.ndarray, pool: int) -> Tensor:
+    return nn.functional.avg_pool2d(torch.tensor(images, dtype=torch.float32)[:, None], pool).flatten(1)

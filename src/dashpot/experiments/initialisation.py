@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dashpot.experiments import initialisation_figures as figures
 from dashpot.experiments.deep_network import INITIALIZATIONS
-from dashpot.experiments.image_vectors import image_vectors
+from dashpot.experiments.image_vectors import clothes_or_digits
 from dashpot.experiments.initialisation_runs import BATCH, HIDDEN, SCHEDULES, Cell, Result, selected, train_cell
 from dashpot.experiments.intervals import compared, mean_interval, verdict_of
 from dashpot.experiments.progress import tracked
@@ -49,7 +49,7 @@ TRICKS = ("warm-up", "1cycle")
 
 def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
     """Train deep networks with four initializations, with and without normalization, warm-up and 1cycle."""
-    data = image_vectors(small=quick)
+    data = clothes_or_digits(quick=quick, held_out=False, each_pixel=True)
     epochs, rates = (1, RATES[2:3]) if quick else (2, RATES)
     cells = [Cell(name, False, schedule) for name, schedule in product(INITIALIZATIONS, SCHEDULES)]
     cells += [Cell(name, True, schedule) for name, schedule in product(NORMALIZED, SCHEDULES)]
@@ -73,8 +73,8 @@ def run(seeds: Sequence[int], *, quick: bool) -> Outcome:
             Panel("dead", "Dead units by layer", figures.DEAD_NOTE, partial(figures.dead, shown), claim=3),
         ),
         settings={
-            "data": data.description,
-            "network": f"{data.inputs.shape[1]} inputs, {len(HIDDEN)} layers of {HIDDEN[0]} ReLU units, 10 outputs",
+            "data": data.remark,
+            "network": f"{data.features} inputs, {len(HIDDEN)} layers of {HIDDEN[0]} ReLU units, 10 outputs",
             "training": f"AdamW, batch {BATCH}, {epochs} epochs of at most 12 000 images",
             "learning rates": list(rates),
             "selected rate": "highest mean accuracy over the seeds on up to 4000 held-out training images",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dashpot.data.seeding import generator
 from dashpot.experiments.deep_network import DeepNetwork, layer_statistics, scale_layers
 from dashpot.experiments.image_vectors import ImageVectors
-from dashpot.experiments.stacked_network import accuracies
+from dashpot.experiments.stacked_network import accuracies, index_batches
 from dashpot.optimizers.torch_compatible import AdamW
 from dashpot.schedules import Constant, OneCycle, Schedule, from_name
 
@@ -54,35 +54,33 @@ class Result(NamedTuple):
 
 def train_cell(cell: Cell, lr: float, seeds: Sequence[int], data: ImageVectors, epochs: int) -> Result:
     """Train one network for each seed with AdamW."""
-    train, validation = _split(data)
-    network = DeepNetwork((data.inputs.shape[1], *HIDDEN, 10), seeds, cell.initialization, cell.normalized)
-    sample = data.inputs[None, :512]
+    inputs, labels = data.train
+    train, validation = _split(len(labels))
+    network = DeepNetwork((data.features, *HIDDEN, 10), seeds, cell.initialization, cell.normalized)
+    sample = inputs[None, :512]
     if cell.initialization == "lsuv":
         scale_layers(network, sample)
     sizes, _ = layer_statistics(network, sample)
-    per_epoch = train // BATCH
-    schedule = SCHEDULES[cell.schedule](epochs * per_epoch)
+    schedule = SCHEDULES[cell.schedule](epochs * (train // BATCH))
     optimizer = AdamW(network.parameters(), lr=lr, schedule=schedule)
     generators = [generator("initialisation", seed) for seed in seeds]
     for _ in range(epochs):
-        orders = torch.stack([torch.randperm(train, generator=source) for source in generators])
-        for index in orders[:, : per_epoch * BATCH].split(BATCH, dim=1):
+        for index in index_batches(generators, train, BATCH):
             optimizer.zero_grad()
-            output = network(data.inputs[index])
-            loss = nn.functional.cross_entropy(output.flatten(0, 1), data.labels[index].flatten(), reduction="sum")
+            output = network(inputs[index])
+            loss = nn.functional.cross_entropy(output.flatten(0, 1), labels[index].flatten(), reduction="sum")
             (loss / BATCH).backward()
             optimizer.step()
     network.eval()
     with torch.no_grad():
         held = slice(train, train + validation)
-        scores = accuracies(network(data.inputs[None, held]), data.labels[held])
-        test = accuracies(network(data.test_inputs[None]), data.test_labels)
-    return Result(lr, scores, test, layer_statistics(network, data.test_inputs[None])[1], sizes)
+        scores = accuracies(network(inputs[None, held]), labels[held])
+        test = accuracies(network(data.test[0][None]), data.test[1])
+    return Result(lr, scores, test, layer_statistics(network, data.test[0][None])[1], sizes)
 
 
-def _split(data: ImageVectors) -> tuple[int, int]:
+def _split(count: int) -> tuple[int, int]:
     """Return the numbers of training and validation images, at most those of the full experiment."""
-    count = len(data.labels)
     train = min(TRAINING, count * 3 // 4)
     return train, min(VALIDATION, count - train)
 

@@ -11,12 +11,12 @@ from torch import nn, optim
 
 from dashpot.experiments import lr_decay_figures as figures
 from dashpot.experiments.annealing import share_in_deeper_well
+from dashpot.experiments.image_vectors import clothes_or_digits, digit_images
 from dashpot.experiments.intervals import mean_interval, verdict_of
 from dashpot.experiments.progress import report_progress, tracked
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
-from dashpot.experiments.stacked_images import clothes_or_digits, digit_images
 from dashpot.experiments.stacked_runs import TUNING_SEEDS, Plan, best_rate, maker, over_rates, train
-from dashpot.experiments.training_study import interval_finding, joint_differences
+from dashpot.experiments.training_study import UNDECIDED, interval_finding, joint_differences
 from dashpot.optimizers.torch_compatible import SGD
 from dashpot.schedules import Schedule
 from dashpot.schedules.combine import Sequence as Phases
@@ -154,9 +154,6 @@ def outcome_of(found: Mapping[str, Any]) -> Outcome:
     )
 
 
-_UNDECIDED = "undecided: the joint 95 % interval contains the limit"
-
-
 def _schedule_findings(methods: Mapping[str, Any]) -> list[Finding]:
     """Compare plain methods with Adam at a constant and at a decaying rate, and each schedule with a constant rate."""
     differences = joint_differences({name: item["test"] for name, item in methods.items()})
@@ -166,12 +163,12 @@ def _schedule_findings(methods: Mapping[str, Any]) -> list[Finding]:
             interval = differences[f"{method} {name}", "adam constant"]
             statement = f"accuracy of {method} with {_words(name)} minus that of Adam with a constant rate"
             needed = name != "constant"
-            limits = _UNDECIDED if needed and interval.low < -MARGIN < interval.high else ""
+            limits = UNDECIDED if needed and interval.low < -MARGIN < interval.high else ""
             holds = interval.estimate > -MARGIN or not needed
             rows.append(interval_finding(f"{method}-{name}-adam", statement, interval, holds=holds, limits=limits))
         interval = differences[f"{method} cosine", "adam cosine"]
         statement = f"accuracy of {method} minus that of Adam, both with a cosine"
-        limits = _UNDECIDED if interval.low < -MARGIN < interval.high else ""
+        limits = UNDECIDED if interval.low < -MARGIN < interval.high else ""
         rows.append(
             interval_finding(f"{method}-both", statement, interval, holds=interval.estimate > -MARGIN, limits=limits)
         )
@@ -196,7 +193,7 @@ def _cooling_findings(found: Mapping[str, Any]) -> list[Finding]:
         if name != "the whole run":
             interval = accuracy["the whole run", name]
             statement = f"network: accuracy after cooling in the whole run minus that after cooling in {name}"
-            limits = _UNDECIDED if interval.low <= 0 <= interval.high else ""
+            limits = UNDECIDED if interval.low <= 0 <= interval.high else ""
             rows.append(
                 interval_finding(
                     f"cooling-{name}",

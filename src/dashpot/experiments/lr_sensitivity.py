@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from dashpot.experiments import lr_sensitivity_figures as figures
+from dashpot.experiments.image_vectors import clothes_or_digits, digit_images
 from dashpot.experiments.intervals import mean_interval, verdict_of
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
-from dashpot.experiments.stacked_images import clothes_or_digits, digit_images
 from dashpot.experiments.stacked_runs import Plan, StackedRuns, best_rate, maker, over_rates, train
-from dashpot.experiments.training_study import interval_finding, joint_differences
+from dashpot.experiments.training_study import UNDECIDED, interval_finding, joint_differences
 
 CENTRES = {
     "sgd": 0.3,
@@ -178,7 +178,7 @@ def _setting_findings(name: str, found: Mapping[str, Any]) -> list[Finding]:
         for change in list(found["changes"])[1:]:
             interval = differences[change, "defaults"]
             statement = f"{name}: accuracy of Adam with {change} minus that with its defaults, at the chosen rate"
-            limits = "" if interval.low > -MARGIN or interval.high < -MARGIN else _UNDECIDED
+            limits = "" if interval.low > -MARGIN or interval.high < -MARGIN else UNDECIDED
             rows.append(
                 interval_finding(
                     f"{name}-{change}", statement, interval, holds=interval.estimate > -MARGIN, limits=limits
@@ -196,9 +196,6 @@ def _setting_findings(name: str, found: Mapping[str, Any]) -> list[Finding]:
     return rows
 
 
-_UNDECIDED = "undecided: the joint 95 % interval contains the limit"
-
-
 def _width_findings(name: str, found: Mapping[str, Any]) -> list[Finding]:
     measured = widths(found["methods"])
     rows = []
@@ -214,7 +211,7 @@ def _width_findings(name: str, found: Mapping[str, Any]) -> list[Finding]:
         if method not in ("adam", "adamw"):
             interval = differences["adam", method]
             statement = f"{name}: decades of good rates, adam minus {method}"
-            limits = _UNDECIDED if interval.low <= 0 <= interval.high else ""
+            limits = UNDECIDED if interval.low <= 0 <= interval.high else ""
             rows.append(
                 interval_finding(
                     f"{name}-adam-{method}", statement, interval, holds=interval.estimate > 0, limits=limits, claim=1

@@ -9,9 +9,10 @@ from typing import Any
 
 from dashpot.experiments import numerators_figures as figures
 from dashpot.experiments.intervals import MeanInterval, geometric_interval, verdict_of
-from dashpot.experiments.numerators_runs import LEVEL, LONG, NUMERATORS, STEPS, TUNING, measured, study
+from dashpot.experiments.numerators_runs import LEVEL, LONG, NUMERATORS, STEPS, measured, study
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
 from dashpot.experiments.training_study import difference, interval_finding, joint_differences, study_findings
+from dashpot.experiments.tuned_sweep import TUNING
 
 CLAIMS = (
     Claim(

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from dashpot.experiments.progress import tracked
-from dashpot.experiments.rate_sweep import Sweep, sweep, usable_rates
+from dashpot.experiments.rate_sweep import usable_rates
+from dashpot.experiments.tuned_sweep import grid, tuned_sweep, tuned_sweeps
 from dashpot.optimizers.autosgm import AutoSGM
 from dashpot.recipes.recipe import Recipe
 from dashpot.scheduling.dimension import Dimension
@@ -24,8 +22,6 @@ NUMERATORS = {
     3: "moment (3)",
     4: "constant, Huber clipping (4)",
 }
-TUNING = ("tune 0", "tune 1")
-"""Seeds of the runs that choose the learning rate."""
 STEPS, LONG = 300, 1000
 LEVEL = 0.1
 """A learning rate is usable if the final training loss does not exceed this level."""
@@ -67,15 +63,6 @@ class Case:
         return 1 - self.warmup ** (step + 1)
 
 
-def grid(low: float, count: int) -> tuple[float, ...]:
-    """Return learning rates with four per decade.
-
-    >>> grid(0.01, 5)
-    (0.01, 0.017783, 0.031623, 0.056234, 0.1)
-    """
-    return tuple(float(f"{low * 10 ** (k / 4):.5g}") for k in range(count))
-
-
 def cases() -> dict[str, Case]:
     """Return the methods of the sweeps by name."""
     constant, moment = AutoSGM.recipe_for(numerator=0), AutoSGM.recipe_for(numerator=3)
@@ -96,39 +83,13 @@ def cases() -> dict[str, Case]:
 
 def measured(seeds: Sequence[int], *, quick: bool) -> dict[str, Any]:
     """Return the results of all sweeps by name, as plain data with one value for each seed."""
-    chosen = {name: case for name, case in cases().items() if not quick or name in QUICK}
-    return {
-        name: _results(case, seeds, quick) for name, case in tracked(chosen.items(), "learning rates on the digits")
-    }
+    return tuned_sweeps(cases(), QUICK if quick else None, lambda case: _results(case, seeds, quick))
 
 
 def _results(case: Case, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
-    keys: list[Any] = [*TUNING, *seeds]
-    rates = case.rates[2:7:2] if quick else case.rates
-    found = sweep(case.recipe, rates, keys, 6 if quick else case.steps, factor=case.factor)
-    best = selected(found, slice(0, len(TUNING))).best()
-    judged = selected(found, slice(len(TUNING), None))
-    usable = usable_rates(judged, 10.0 if quick else LEVEL)
-    return {
-        "words": case.words,
-        "rates": list(rates),
-        "losses": geometric_means(judged.loss),
-        "rate": rates[best],
-        "loss": judged.loss[best].clamp(1e-12, 1e3).tolist(),
-        "accuracy": judged.accuracy[best].tolist(),
-        "usable": usable.rates,
-        "applied": usable.applied,
-    }
-
-
-def selected(found: Sweep, chosen: slice) -> Sweep:
-    """Return the results of some of the seeds."""
-    return Sweep(found.rates, *(part[:, chosen] for part in (found.loss, found.accuracy, found.applied)))
-
-
-def geometric_means(losses: Tensor) -> list[float]:
-    """Return the geometric mean over seeds for each rate, with losses limited to 1000."""
-    return losses.clamp(1e-12, 1e3).log().mean(1).exp().tolist()
+    found = tuned_sweep(case.recipe, case.rates, seeds, case.steps, quick=quick, factor=case.factor)
+    usable = usable_rates(found.judged, 10.0 if quick else LEVEL)
+    return {"words": case.words, **found.data(), "usable": usable.rates, "applied": usable.applied}
 
 
 def study(seeds: Sequence[int]) -> tuple[Study, str]:

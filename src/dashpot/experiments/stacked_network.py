@@ -94,12 +94,28 @@ def batches(seeds: Sequence[int], size: int, *, replace: bool = False) -> Iterat
     """
     inputs, labels, _, _ = digit_vectors()
     generators = [generator("batches", seed) for seed in seeds]
-    count = len(labels)
-    usable = count - count % size
     while True:
-        if replace:
-            orders = torch.stack([torch.randint(count, (usable,), generator=g) for g in generators])
-        else:
-            orders = torch.stack([torch.randperm(count, generator=g)[:usable] for g in generators])
-        for index in orders.split(size, dim=1):
+        for index in index_batches(generators, len(labels), size, replace=replace):
             yield inputs[index], labels[index]
+
+
+def index_batches(
+    generators: Sequence[torch.Generator], count: int, size: int, *, replace: bool = False
+) -> Iterator[Tensor]:
+    """Yield the indices of the examples of each batch of an epoch, of shape (networks, size).
+
+    Args:
+        generators: One generator for each network.
+        count: Number of examples.
+        size: Number of examples per batch; an incomplete batch is omitted.
+        replace: If True, draw every example independently; otherwise draw an order of all examples.
+
+    >>> [tuple(index.shape) for index in index_batches([torch.Generator()] * 3, 10, 4)]
+    [(3, 4), (3, 4)]
+    """
+    usable = count - count % size
+    if replace:
+        orders = torch.stack([torch.randint(count, (usable,), generator=g) for g in generators])
+    else:
+        orders = torch.stack([torch.randperm(count, generator=g)[:usable] for g in generators])
+    yield from orders.split(size, dim=1)

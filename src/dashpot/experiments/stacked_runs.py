@@ -1,9 +1,8 @@
 """Training of stacked networks at several learning rates, with rates chosen on validation data and other seeds.
 
 An elementwise optimizer acts on all seeds at once; AutoSGM, which averages over the elements of a tensor, has separate
-tensors for each seed. The networks of `TUNING_SEEDS` choose the settings by their
-validation accuracy, and those of the other seeds are judged on the test data; all settings have the same initial
-weights and batches for the same seed.
+tensors for each seed. The networks of `TUNING_SEEDS` choose the settings by their validation accuracy, and those of the
+other seeds are judged on the test data; all settings have the same initial weights and batches for the same seed.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dashpot.experiments.image_vectors import ImageVectors
 from dashpot.experiments.progress import report_progress
-from dashpot.experiments.stacked_images import ImageVectors
-from dashpot.experiments.stacked_network import StackedNetwork, accuracies
+from dashpot.experiments.stacked_network import StackedNetwork, accuracies, losses
 from dashpot.runs.entries import entry
 
 TUNING_SEEDS = (1000, 1001)
@@ -131,19 +130,19 @@ def train(plan: Plan, make: Make) -> StackedRuns:
     source = plan.data.batches(plan.all_seeds, plan.batch)
     times = sorted({round(plan.steps * k / plan.evaluations) for k in range(plan.evaluations + 1)})
     untrained = _losses(network, plan)
-    losses = [untrained]
+    curve = [untrained]
     first = [_accuracies(network, part) for part in (plan.data.validation, plan.data.test)]
     for step in range(1, plan.steps + 1):
         inputs, labels = next(source)
         optimizer.zero_grad()
         network.zero_grad()
-        mean_losses(network, inputs, labels).sum().backward()
+        losses(network, inputs, labels).sum().backward()
         if plan.separate:
             _pass_gradients(network, trained)
         optimizer.step()
         if step in times:
-            losses.append(_losses(network, plan))
-    lost = ~losses[-1].isfinite()
+            curve.append(_losses(network, plan))
+    lost = ~curve[-1].isfinite()
     last = [_accuracies(network, part) for part in (plan.data.validation, plan.data.test)]
     validation, test = (torch.where(lost, before, after) for before, after in zip(first, last, strict=True))
     moved = [(p.detach() - w).flatten(1) for p, w in zip(network.parameters(), start, strict=True)]
@@ -152,7 +151,7 @@ def train(plan: Plan, make: Make) -> StackedRuns:
         tuning=float(validation[:count].mean()),
         test=test[count:].tolist(),
         steps=times,
-        losses=[torch.where(values.isfinite(), values, untrained).tolist() for values in losses],
+        losses=[torch.where(values.isfinite(), values, untrained).tolist() for values in curve],
         distance=torch.cat(moved, 1).norm(dim=1)[count:].nan_to_num(posinf=0.0).tolist(),
     )
 
@@ -169,18 +168,11 @@ def _pass_gradients(network: nn.Module, parts: Sequence[nn.Parameter]) -> None:
         part.grad = row
 
 
-def mean_losses(network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of each network for labels (networks or 1, examples)."""
-    output = network(inputs)
-    flat = nn.functional.cross_entropy(output.flatten(0, 1), labels.expand(len(output), -1).flatten(), reduction="none")
-    return flat.view(len(output), -1).mean(1)
-
-
 @torch.no_grad()
-def _losses(network: nn.Module, plan: Plan) -> Tensor:
+def _losses(network: StackedNetwork, plan: Plan) -> Tensor:
     """Return the training loss of each network."""
     inputs, labels = (part[:LOSS_EXAMPLES] for part in plan.data.train)
-    return mean_losses(network, inputs[None], labels[None]).double()
+    return losses(network, inputs[None], labels[None]).double()
 
 
 @torch.no_grad()

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from dashpot.experiments import three_optimizers_figures as figures
+from dashpot.experiments.image_vectors import digit_images
 from dashpot.experiments.intervals import verdict_of
 from dashpot.experiments.progress import report_progress
 from dashpot.experiments.result import Claim, Finding, Outcome, Panel
-from dashpot.experiments.stacked_images import digit_images
 from dashpot.experiments.stacked_runs import TUNING_SEEDS, Plan, StackedRuns, maker, train
-from dashpot.experiments.training_study import interval_finding, joint_differences
+from dashpot.experiments.training_study import UNDECIDED, interval_finding, joint_differences
 
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "SGD": ("sgd", {}),
@@ -125,9 +125,6 @@ def outcome_of(found: Mapping[str, Any]) -> Outcome:
     )
 
 
-_UNDECIDED = "undecided: the joint 95 % interval contains the limit"
-
-
 def _low_findings(low: Mapping[str, Any]) -> list[Finding]:
     """Compare the accuracies with plain descent at the same low rate."""
     differences = joint_differences({name: item["test"] for name, item in low.items()})
@@ -137,7 +134,7 @@ def _low_findings(low: Mapping[str, Any]) -> list[Finding]:
         statement = f"accuracy of {name} minus that of SGD, both at the rate {LOW:g}"
         inside = interval.inside(-MARGIN, MARGIN)
         if name == "averaged momentum":
-            limits = "" if inside or abs(interval.estimate) > MARGIN else _UNDECIDED
+            limits = "" if inside or abs(interval.estimate) > MARGIN else UNDECIDED
             rows.append(
                 interval_finding(
                     "low-average", statement, interval, holds=abs(interval.estimate) <= MARGIN, limits=limits
@@ -170,7 +167,7 @@ def _time_findings(found: Mapping[str, Any]) -> list[Finding]:
             limits = (
                 f"at least: {name} has not reached the target at the end"
                 if missed
-                else _UNDECIDED
+                else UNDECIDED
                 if low <= 1 <= high
                 else ""
             )
@@ -186,7 +183,7 @@ def _result_findings(fast: Mapping[str, Any]) -> list[Finding]:
     for name in list(METHODS)[:-1]:
         interval = differences[name, "Adam"]
         statement = f"final accuracy of {name} minus that of Adam, each at its fastest rate"
-        limits = "" if interval.inside(-MARGIN, MARGIN) or abs(interval.estimate) > MARGIN else _UNDECIDED
+        limits = "" if interval.inside(-MARGIN, MARGIN) or abs(interval.estimate) > MARGIN else UNDECIDED
         holds = interval.estimate > -MARGIN
         rows.append(interval_finding(f"end-{name}", statement, interval, holds=holds, limits=limits, claim=2))
     return rows

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from dashpot.stats import Interval
     from dashpot.tasks import Task
 
+UNDECIDED = "undecided: the joint 95 % interval contains the limit"
+"""Limits of a finding whose interval does not exclude the opposite."""
+
 
 def study_findings(study: Study, label: str = "runs") -> Findings:
     """Execute a study in a temporary folder and in this process, and return the findings of the comparison.
