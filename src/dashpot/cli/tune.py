@@ -75,16 +75,14 @@ def tune(
     check_counts("tune", epochs=epochs, evaluate_every=evaluate_every, jobs=jobs)
     check_threads("tune", threads)
     need("tune", "optuna", "scipy", extra="study")
-    specs = parse_methods(method)
-    if len(specs) > 1:
+    first, *others = parse_methods(method)
+    if others:
         raise ArgumentError(
             f"tune: --method must be one method, got {method!r}; dashpot compare --methods {method} --budget {budget} "
             "tunes several."
         )
     design = {
-        **tuning_design(
-            "tune", budget, tune, sampler, pruner, budgets=POSITIVE_BUDGET, own=is_foreign(specs[0].method)
-        ),
+        **tuning_design("tune", budget, tune, sampler, pruner, budgets=POSITIVE_BUDGET, own=is_foreign(first.method)),
         "evaluate_every": evaluate_every,
     }
     arguments, spec = pairs("--set", set), named_task(name, task, batch_size, task_options)

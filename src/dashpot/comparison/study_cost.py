@@ -121,10 +121,13 @@ def _step_seconds(problem: Problem, optimizer: Any, device: torch.device) -> flo
     batches = itertools.chain.from_iterable(problem.train.epoch(k) for k in itertools.count())  # pyright: ignore
     x, y = next(batches)
     part = max(LEAST, len(x) // PART)
-    for _ in range(2):  # the first step allocates the state
-        whole = _timed(lambda: _step(problem, optimizer, x[:part], y[:part]), device) * len(x) / min(part, len(x))
-        if whole > SLOW:
-            return whole
+
+    def estimate() -> float:
+        return _timed(lambda: _step(problem, optimizer, x[:part], y[:part]), device) * len(x) / min(part, len(x))
+
+    whole = estimate()
+    if whole <= SLOW:
+        whole = estimate()  # the first step allocates the state
     if whole > STEP_SECONDS:
         return whole
     return statistics.median(
