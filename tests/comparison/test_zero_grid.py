@@ -102,6 +102,8 @@ def test_task_options_of_other_command_line_options_are_rejected(option):
         (parse_zeros, "1", "reproduce: --zeros must be a number in (-1, 1), got 1.0."),
         (parse_zeros, "nan", "reproduce: --zeros must be a number in (-1, 1), got nan."),
         (parse_zeros, "0,.0", "reproduce: --zeros must name each value once, got 0 twice."),
+        (parse_zeros, "0,-0", "reproduce: --zeros must name each value once, got 0 twice."),
+        (parse_numerators, "1,01", "reproduce: --numerators must name each value once, got 1 twice."),
         (parse_numerators, "5", "reproduce: --numerators must be an integer in [0, 4], got 5."),
         (parse_numerators, "one", "reproduce: --numerators must be integers in [0, 4], got 'one'."),
         (workload_names.check_tier, "huge", "Unknown tier 'huge'"),

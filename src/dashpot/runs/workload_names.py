@@ -36,10 +36,10 @@ def check_tier(tier: str) -> None:
 
 
 def parse_zeros(text: str) -> tuple[str, ...]:
-    """Return comma-separated zeros with their shortest text.
+    """Return comma-separated zeros with their shortest exact text.
 
-    >>> parse_zeros("0,.47,none")
-    ('0', '0.47', 'none')
+    >>> parse_zeros("-0,.47,0.12345678,none")
+    ('0', '0.47', '0.12345678', 'none')
     """
     return _unique("--zeros", tuple(map(_zero, _split("--zeros", text))))
 
@@ -52,7 +52,7 @@ def _zero(text: str) -> str:
     except ValueError as error:
         raise ArgumentError(f"reproduce: --zeros must be numbers in (-1, 1) or none, got {text!r}.") from error
     check("reproduce", "--zeros", value, _ZERO)
-    return f"{value:g}"
+    return repr(value + 0.0).removesuffix(".0")  # -0.0 + 0.0 is 0.0
 
 
 def parse_numerators(text: str) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ def parse_numerators(text: str) -> tuple[int, ...]:
         raise ArgumentError(f"reproduce: --numerators must be integers in [0, 4], got {text!r}.")
     for part in parts:
         check("reproduce", "--numerators", int(part), _NUMERATOR)
-    return tuple(int(part) for part in _unique("--numerators", parts))
+    return tuple(map(int, _unique("--numerators", [str(int(part)) for part in parts])))
 
 
 def _split(option: str, text: str) -> tuple[str, ...]:
