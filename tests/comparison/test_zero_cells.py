@@ -47,6 +47,10 @@ def edited(path: Path, line: int, **changes: object) -> None:
         (2, {"kind": "curve"}, "line 3: kind must be one of"),
         (2, {"train_loss": None}, "line 3: train_loss is missing"),
         (2, {"lr": "fast"}, "line 3: lr must be a number, got 'fast'"),
+        (0, {"seeds": [0, 1, 1]}, "line 1: seeds must be different, got [0, 1, 1]"),
+        (1, {"zero": "<b>"}, "line 2: zero must be a number or none, got '<b>'"),
+        (2, {"numerator": 0}, "line 3: the cell of numerator 0 and zero 0 is repeated"),
+        (5, {"tier": "smoke"}, "line 6: the workload digits at the tier smoke is repeated"),
     ],
 )
 def test_damaged_line_raises_its_number_and_reason(path, line, changes, reason):
@@ -54,6 +58,16 @@ def test_damaged_line_raises_its_number_and_reason(path, line, changes, reason):
     with pytest.raises(RunError, match="is not a file of final figures") as caught:
         read_grids(path)
     assert reason in str(caught.value)
+
+
+def test_workload_without_cells_raises(path):
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(RunError, match="it is truncated"):
+        read_grids(path)
+    path.write_text(lines[5] + lines[0])
+    with pytest.raises(RunError, match="line 2: the line of the workload digits is not followed by cells"):
+        read_grids(path)
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"\xff\n", b"{", b"[1]\n", b"not json\n"])

@@ -6,12 +6,13 @@ not known, such as that of a run that has not ended, is null. Curves are not par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dashpot.constraints import Interval, OneOf
+from dashpot.constraints import Interval, OneOf, shown
 from dashpot.errors import RunError
 from dashpot.runs.files import write_text
 from dashpot.runs.records import SEED
@@ -21,6 +22,7 @@ from dashpot.utils.strict_json import decode, encode
 
 FORMAT = 1
 STATUS = ("done", "diverged", "failed", "unfinished")
+_ZERO = re.compile(r"none|-?\d(\.\d+)?(e-\d+)?")
 _VALUES = ListOf(Maybe(REAL))
 _PLACE = {"workload": OneOf(WORKLOADS), "tier": OneOf(TIERS)}
 WORKLOAD = Record(
@@ -182,7 +184,7 @@ def read_grids(path: Path) -> list[Grid]:
             _add(grids, decode(text))
         except ValueError as error:
             raise RunError(f"{path} is not a file of final figures: line {number}: {error}.") from error
-    if not grids or not content.endswith(b"\n"):
+    if not grids or not grids[-1].cells or not content.endswith(b"\n"):
         raise RunError(f"{path} is not a file of final figures: it is {'truncated' if grids else 'empty'}.")
     return grids
 
@@ -192,6 +194,7 @@ def _add(grids: list[Grid], line: Any) -> None:
     require(Record({"kind": OneOf(("workload", "cell"))}), line)
     if line["kind"] == "workload":
         require(WORKLOAD, line)
+        _check_start(grids, line)
         own = ("kind", "format", "workload", "tier")
         facts = {name: value for name, value in line.items() if name not in own}
         grids.append(Grid(line["workload"], line["tier"], facts, ()))
@@ -201,10 +204,24 @@ def _add(grids: list[Grid], line: Any) -> None:
         raise ValueError("the cell is not below the line of its workload")
     last = grids[-1]
     _check_lengths(line, len(last.facts["seeds"]), len(last.facts["rates"]))
+    if not _ZERO.fullmatch(line["zero"]):
+        raise ValueError(f"zero must be a number or none, got {shown(line['zero'])}")
+    if last.cell(line["numerator"], line["zero"]) is not None:
+        raise ValueError(f"the cell of numerator {line['numerator']} and zero {line['zero']} is repeated")
     fields: dict[str, Any] = {name: line[name] for name in Cell.__dataclass_fields__}
     fields.update((name, tuple(fields[name])) for name in (*BY_SEED, "trials"))
     cell = Cell(**fields)
     grids[-1] = Grid(last.workload, last.tier, last.facts, (*last.cells, cell))
+
+
+def _check_start(grids: Sequence[Grid], line: Mapping[str, Any]) -> None:
+    """Check that a line can start a grid after the others."""
+    if any((grid.workload, grid.tier) == (line["workload"], line["tier"]) for grid in grids):
+        raise ValueError(f"the workload {line['workload']} at the tier {line['tier']} is repeated")
+    if grids and not grids[-1].cells:
+        raise ValueError(f"the line of the workload {grids[-1].workload} is not followed by cells")
+    if len(set(line["seeds"])) < len(line["seeds"]):
+        raise ValueError(f"seeds must be different, got {line['seeds']}")
 
 
 def _check_lengths(line: Mapping[str, Sequence[Any]], seeds: int, rates: int) -> None:
