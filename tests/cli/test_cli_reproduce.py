@@ -75,6 +75,16 @@ def test_too_little_memory_writes_nothing(dashpot, monkeypatch):
     assert not Path("a").exists()
 
 
+def test_foreign_study_in_the_output_folder_stops_before_any_run(dashpot):
+    folder = Path("a/wikitext-cpu")
+    (folder / "runs").mkdir(parents=True)
+    (folder / "study.json").write_text("{}")
+    (folder / "runs" / "sgd-seed0.jsonl").write_text("{}")
+    code, _, err = dashpot(*DIGITS, "--out", "a")
+    assert (code, err.count("a/wikitext-cpu")) == (2, 1)
+    assert [path.name for path in Path("a").iterdir()] == ["wikitext-cpu"]
+
+
 def test_gpu_tier_without_accelerator_requires_yes(dashpot, monkeypatch):
     monkeypatch.setattr(zero_run.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(zero_run, "study_cost", lambda *_, **__: StudyCost("digits", 6, 1, 2**20, 2**30, 7200.0))

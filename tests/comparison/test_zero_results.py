@@ -50,10 +50,12 @@ def test_best_evaluation_is_the_first_of_equal_ones():
     assert _best(None, SCORE) is None
 
 
-def test_folders_are_found_by_workload_and_tier(tmp_path):
-    for name in ("wikitext-cpu", "digits-smoke", "other-cpu"):
-        (tmp_path / name).mkdir()
+def test_folders_with_records_are_found_by_workload_and_tier(tmp_path):
+    for name in ("wikitext-cpu", "digits-smoke", "other-cpu", "digits-cpu"):
+        (tmp_path / name / "tuning").mkdir(parents=True)
         (tmp_path / name / "study.json").write_text("{}")
+        if name != "digits-cpu":
+            (tmp_path / name / "tuning" / "trial0.jsonl").write_text("{}")
     assert grid_folders(tmp_path) == [("digits", "smoke"), ("wikitext", "cpu")]
 
 

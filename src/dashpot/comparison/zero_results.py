@@ -23,9 +23,13 @@ _NAME = re.compile(r"autosgm-(\d)-(?:zero-(-?[\d.e-]+)|pole-0)")
 
 
 def grid_folders(out: Path) -> list[tuple[str, str]]:
-    """Return workload and tier of each study in the output folder, in the order of the workloads."""
+    """Return workload and tier of each study in the output folder that has records, in the order of the workloads."""
     pairs = [(workload, tier) for workload in WORKLOADS for tier in TIERS]
-    return [pair for pair in pairs if (out / "-".join(pair) / "study.json").exists()]
+    return [pair for pair in pairs if _has_records(out / "-".join(pair))]
+
+
+def _has_records(path: Path) -> bool:
+    return (path / "study.json").exists() and any(path.glob("*/*.jsonl"))
 
 
 def grid_of_folder(path: Path, workload: str, tier: str) -> Grid:

@@ -11,7 +11,7 @@ import torch
 
 from dashpot.comparison.score_text import names_text
 from dashpot.comparison.study_cost import check_memory, confirm, study_cost
-from dashpot.comparison.zero_cells import read_grids, write_grids
+from dashpot.comparison.zero_cells import Grid, read_grids, write_grids
 from dashpot.comparison.zero_findings import GridFindings, grid_findings
 from dashpot.comparison.zero_grid import PLANS, grid_study
 from dashpot.comparison.zero_results import grid_folders, grid_of_folder
@@ -129,13 +129,20 @@ def reproduce_autosgm(
 
     Raises:
         DataError: If the data of a named workload, or of all workloads, are not available.
-        RunError: If the memory does not suffice, or a study is not confirmed; in this case, nothing is written.
+        RunError: If the memory does not suffice, a study is not confirmed, or `out` contains a damaged or foreign study;
+            in this case, nothing is written.
     """
+    _grids(out)
     workloads = _check_costs(out, request, yes=yes, ask=ask, log=log)
     for workload in workloads:
         execute(request.study(workload), request.folder(out, workload))
-        write_grids([grid_of_folder(out / "-".join(pair), *pair) for pair in grid_folders(out)], out / RESULTS)
+        write_grids(_grids(out), out / RESULTS)
     return write_summary(out / RESULTS, out, log=log, command=command)
+
+
+def _grids(out: Path) -> list[Grid]:
+    """Return the final figures of all studies in the output folder that have started a run."""
+    return [grid_of_folder(out / "-".join(pair), *pair) for pair in grid_folders(out)]
 
 
 def _check_costs(
