@@ -15,6 +15,7 @@ from dashpot.runs.method_specs import absolute_methods, parse_methods
 from dashpot.runs.muon import MuonWithAdamW
 from dashpot.runs.search_space import apply, default_values
 from dashpot.runs.study import describe
+from dashpot.runs.study_names import StudyNames
 
 FILE = """
 import torch
@@ -39,6 +40,13 @@ def keywords(params, lr=0.1, **others):
 
 def nothing(params, lr=0.1):
     return None
+
+class Bare(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.1):
+        self.lr = lr
+
+def others(params, lr=0.1):
+    return torch.optim.SGD([torch.zeros(3, requires_grad=True)], lr)
 
 def no_rate(params):
     return torch.optim.SGD(params, 0.1)
@@ -85,6 +93,19 @@ def test_paths_in_methods_become_absolute(tmp_path, monkeypatch):
     assert absolute_methods("adamw,own.py:A:lr=0.1,x=1") == f"adamw,{tmp_path / 'own.py'}:A:lr=0.1,x=1"
 
 
+@pytest.mark.parametrize("folder", ["a,b", "a=1", "a:b"])
+def test_paths_with_separators_are_rejected(tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    with pytest.raises(ArgumentError, match=r"^The path of an optimizer file must not contain a comma.* got /.*py\.$"):
+        absolute_methods("adamw,own.py:A:lr=0.1")
+
+
+def test_files_of_the_same_name_are_rejected():
+    with pytest.raises(ArgumentError, match=r"^a/own.py:A and b/own.py:A have the same name, own.A; rename one"):
+        StudyNames("digits", methods="a/own.py:A,b/own.py:A").study()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -108,6 +129,8 @@ def test_paths_in_methods_become_absolute(tmp_path, monkeypatch):
         ("own.py:no_rate", r"own.py:no_rate must have a parameter lr"),
         ("own.py:by_model", r"no default learning rate; give one, as in own.py:by_model:lr=0.01"),
         ("own.py:nothing", r"own.py:nothing must create a torch.optim.Optimizer, got None"),
+        ("own.py:Bare", r"own.py:Bare has no parameter groups; its __init__ must call super\(\).__init__"),
+        ("own.py:others", r"own.py:others must update parameters that it is given, got an optimizer of other tensors"),
         ("own.py:keywords:speed=1", r"own.py:keywords: TypeError: .*speed"),
         ("own.py:Matrices", r"own.py:Matrices: ValueError: only matrices are supported. A factory in a file can give"),
     ],

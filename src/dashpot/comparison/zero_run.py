@@ -129,8 +129,8 @@ def reproduce_autosgm(
 
     Raises:
         DataError: If the data of a named workload, or of all workloads, are not available.
-        RunError: If the memory does not suffice, a study is not confirmed, or `out` contains a damaged or foreign study;
-            in this case, nothing is written.
+        RunError: If the memory does not suffice, a study is not confirmed, or `out` contains a damaged or foreign
+            study; in this case, nothing is written.
     """
     _grids(out)
     workloads = _check_costs(out, request, yes=yes, ask=ask, log=log)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from dashpot.constraints import shown
@@ -28,10 +29,12 @@ def make_checked(owner: str, make: Callable[..., Any], params: Iterable[Any], gi
         given: Keyword arguments of `make`.
 
     Raises:
-        ArgumentError: If `make` raises an error, or does not return a torch optimizer whose step needs no closure.
+        ArgumentError: If `make` raises an error, or does not return a torch optimizer of some of the parameters whose
+            step needs no closure.
     """
+    listed = list(params)
     try:
-        made = make(params, **given)
+        made = make(list(listed), **given)
     except ArgumentError:
         raise
     except (Exception, SystemExit) as error:
@@ -41,12 +44,24 @@ def make_checked(owner: str, make: Callable[..., Any], params: Iterable[Any], gi
         raise ArgumentError(f"{owner}: {type(error).__name__}: {reason}.{advice}") from error
     if not isinstance(made, Optimizer):
         raise ArgumentError(f"{owner} must create a torch.optim.Optimizer, got {shown(made)}.")
+    if not hasattr(made, "param_groups"):
+        raise ArgumentError(
+            f"{owner} has no parameter groups; its __init__ must call super().__init__(params, defaults)."
+        )
+    if not _identities(made.param_groups) & _identities(listed):
+        raise ArgumentError(f"{owner} must update parameters that it is given, got an optimizer of other tensors.")
     if needs_closure(made):
         raise ArgumentError(
             f"{owner}: step must not require a closure, since one step would evaluate the loss several times; use "
             "another optimizer."
         )
     return made
+
+
+def _identities(params: Iterable[Any]) -> set[int]:
+    """Return the identities of the tensors in parameters or parameter groups."""
+    groups = (item["params"] if isinstance(item, Mapping) else [item] for item in params)
+    return {id(p) for group in groups for p in ([group] if isinstance(group, torch.Tensor) else group)}
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

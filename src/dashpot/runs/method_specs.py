@@ -68,6 +68,9 @@ def parse_methods(text: str) -> tuple[MethodSpec, ...]:
 def absolute_methods(text: str) -> str:
     """Make the paths in a list of methods absolute, so that worker processes in any folder find the files.
 
+    Raises:
+        ArgumentError: If an absolute path contains a character that separates methods or settings.
+
     >>> absolute_methods("adamw:lr=0.1,weight_decay=0,/mine/own.py:Lion:lr=0.1")
     'adamw:lr=0.1,weight_decay=0,/mine/own.py:Lion:lr=0.1'
     """
@@ -76,7 +79,11 @@ def absolute_methods(text: str) -> str:
 
 def _absolute(part: str) -> str:
     method, setting = split_method(part)
-    return absolute_method(method) + ("" if setting is None else f":{setting}")
+    absolute = absolute_method(method)
+    if split_method(absolute) != (absolute, None) or "," in absolute:
+        path = absolute.rpartition(":")[0]
+        raise ArgumentError(f"The path of an optimizer file must not contain a comma, a colon or '=', got {path}.")
+    return absolute + ("" if setting is None else f":{setting}")
 
 
 def _add(method: str, options: dict[str, str], item: str) -> None:

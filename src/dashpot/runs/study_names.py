@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class StudyNames:
         for method in self.rates:
             if method not in known:
                 raise unknown("method in --lr", method, known)
+        _check_names(specs)
         entries = tuple(self._entry(spec, task.name) for spec in specs)
         epochs = task.epochs if self.epochs is None else self.epochs
         design = {**self.design, "spaces": _dimensions(self.design.get("spaces"))}
@@ -109,6 +110,15 @@ def study_of_names(names: Mapping[str, Any] | None, source: Path) -> Study:
         return StudyNames(**{name: _tupled(value) for name, value in names.items()}).study()
     except (TypeError, AttributeError) as error:  # of a value of a different type; tasks raise ArgumentError
         raise RunError(f"{source} is damaged: {error}; restore it or use a different folder.") from error
+
+
+def _check_names(specs: Sequence[MethodSpec]) -> None:
+    """Check that entries of different methods have different names, which those of files in two folders may not."""
+    methods: dict[str, str] = {}
+    for spec in specs:
+        other = methods.setdefault(spec.name, spec.method)
+        if other != spec.method:
+            raise ArgumentError(f"{other} and {spec.method} have the same name, {spec.name}; rename one of the files.")
 
 
 def _dimensions(spaces: Mapping[str, Any] | None) -> dict[str, dict[str, Dimension]] | None:
