@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pytest
 import torch
 
 from dashpot.comparison.nanogpt import ROWS, nanogpt_study, reproduce_nanogpt
-from dashpot.comparison.nanogpt_results import figures, summary_table
+from dashpot.comparison.nanogpt_results import figures, read_figures, summary_table
 from dashpot.comparison.runner import run_study
 from dashpot.data import shakespeare
-from dashpot.errors import ArgumentError
+from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.records import read_run
 
 LETTERS = "abcdefgh \n"
@@ -85,7 +84,7 @@ def test_both_adamw_and_a_plain_loop_have_equal_losses(tmp_path):
 def test_reproduction_writes_final_figures_and_resumes(tmp_path):
     said: list[str] = []
     path = reproduce_nanogpt(tmp_path / "out", ("best",), 2, tier="smoke", threads=1, log=said.append)
-    lines = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    lines = read_figures(tmp_path / "out/results.jsonl")
     assert [(line["seed"], line["status"], line["steps"]) for line in lines] == [(0, "done", 30), (1, "done", 30)]
     assert all(1.5 < line["loss"] < 3.3 and line["tier"] == "smoke" for line in lines)
     document = path.read_text()
@@ -132,6 +131,21 @@ def test_invalid_arguments_raise_and_write_nothing(tmp_path, change, message):
 
 def test_page_of_results_contains_the_table_of_the_committed_figures():
     docs = Path(__file__).parents[2] / "docs"
-    lines = [json.loads(text) for text in (docs / "results/nanogpt.jsonl").read_text().splitlines()]
+    lines = read_figures(docs / "results/nanogpt.jsonl")
     assert {(item["table"], item["tier"], item["steps"]) for item in lines} == {("nanogpt", "cpu", 2000)}
     assert summary_table(lines) in (docs / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("nanogpt", "other"), "line 1: table must be"),
+        (('"seed"', '"sed"'), "line 1"),
+        (("}\n", "}"), "it is truncated"),
+    ],
+)
+def test_damaged_figures_raise(tmp_path, change, reason):
+    text = (Path(__file__).parents[2] / "docs/results/nanogpt.jsonl").read_text().splitlines(keepends=True)[0]
+    (tmp_path / "r.jsonl").write_text(text.replace(*change))
+    with pytest.raises(RunError, match=f"is not a file of final figures: {reason}"):
+        read_figures(tmp_path / "r.jsonl")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dashpot.comparison.figure_lines import write_lines
 from dashpot.comparison.nanogpt_results import PUBLISHED, figures, summary_table
 from dashpot.comparison.progress import StudyProgress
 from dashpot.comparison.runner import run_study
@@ -20,7 +21,6 @@ from dashpot.runs.files import write_text
 from dashpot.runs.records import Run
 from dashpot.runs.study import Study
 from dashpot.runs.study_names import StudyNames
-from dashpot.utils.strict_json import encode
 
 TIERS = ("smoke", "cpu")
 """Tiers of the task shakespeare-char: a network for tests, and the published configuration for a CPU."""
@@ -148,7 +148,7 @@ def reproduce_nanogpt(
     lines = [{"table": "nanogpt", "tier": tier, **line} for line in figures(runs)]
     table = summary_table(lines)
     log(table)
-    write_text(out / "results.jsonl", "".join(f"{encode(line)}\n" for line in lines))
+    write_lines(lines, out / "results.jsonl")
     write_text(out / "results.md", _document(table, rows, command))
     return out / "results.md"
 

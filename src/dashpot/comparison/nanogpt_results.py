@@ -4,18 +4,54 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dashpot.runs.records import Run
+from dashpot.comparison.figure_lines import read_lines
+from dashpot.constraints import OneOf
+from dashpot.runs.records import SEED, Run
 from dashpot.runs.run_scores import verdict_score
 from dashpot.runs.table import markdown_table
 from dashpot.stats.differences import paired_interval
+from dashpot.utils.schema import COUNT, REAL, TEXT, Maybe, Record, require
 
 PUBLISHED = 1.88
 """Published validation loss in nats per character."""
 REFERENCE = "adamw"
 """Method with which the others are compared: AdamW of dashpot with the published settings."""
 HEADER = ("method", "seeds", "loss", "published", "difference to adamw", "95 % interval", "train loss", "CPU min")
+
+LINE = Record(
+    {
+        "table": OneOf(("nanogpt",)),
+        "tier": TEXT,
+        "method": TEXT,
+        "call": TEXT,
+        "seed": SEED,
+        "status": TEXT,
+        "steps": COUNT,
+        "loss": Maybe(REAL),
+        "train_loss": Maybe(REAL),
+        "cpu_s": Maybe(REAL),
+    }
+)
+"""Rule of a line of final figures."""
+
+
+def read_figures(path: Path) -> list[dict[str, Any]]:
+    """Read the final figures of `reproduce_nanogpt`.
+
+    Raises:
+        RunError: If the file cannot be read, is truncated, or is not a file of these figures.
+    """
+    lines: list[dict[str, Any]] = []
+
+    def accept(line: Any) -> None:
+        require(LINE, line)
+        lines.append(line)
+
+    read_lines(path, accept)
+    return lines
 
 
 def figures(runs: Iterable[Run]) -> list[dict[str, Any]]:

@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dashpot.comparison.figure_lines import read_lines, write_lines
 from dashpot.constraints import Interval, OneOf, shown
 from dashpot.errors import RunError
-from dashpot.runs.files import write_text
 from dashpot.runs.records import SEED
 from dashpot.runs.workload_names import TIERS, WORKLOADS
 from dashpot.utils.schema import COUNT, PLAIN, POSITIVE_COUNT, REAL, TEXT, ListOf, MapOf, Maybe, Record, require
-from dashpot.utils.strict_json import decode, encode
 
 FORMAT = 1
 STATUS = ("done", "diverged", "failed", "unfinished")
@@ -158,7 +157,7 @@ def write_grids(grids: Iterable[Grid], path: Path) -> None:
     Raises:
         RunError: If the file cannot be written.
     """
-    write_text(path, "".join(encode(line) + "\n" for grid in grids for line in _lines(grid)))
+    write_lines((line for grid in grids for line in _lines(grid)), path)
 
 
 def _lines(grid: Grid) -> Iterable[dict[str, Any]]:
@@ -174,18 +173,10 @@ def read_grids(path: Path) -> list[Grid]:
     Raises:
         RunError: If the file cannot be read, is truncated, or is not a file of final figures.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"Cannot read {path}: {error.strerror}.") from error
     grids: list[Grid] = []
-    for number, text in enumerate(content.splitlines(), start=1):
-        try:
-            _add(grids, decode(text))
-        except ValueError as error:
-            raise RunError(f"{path} is not a file of final figures: line {number}: {error}.") from error
-    if not grids or not grids[-1].cells or not content.endswith(b"\n"):
-        raise RunError(f"{path} is not a file of final figures: it is {'truncated' if grids else 'empty'}.")
+    read_lines(path, lambda line: _add(grids, line))
+    if not grids[-1].cells:
+        raise RunError(f"{path} is not a file of final figures: it is truncated.")
     return grids
 
 
