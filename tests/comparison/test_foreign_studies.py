@@ -24,6 +24,7 @@ CLASSES = sorted(
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_optimizer.py"
 
 
+@pytest.mark.slow
 def test_every_torch_class_is_compared(tmp_path):
     study = Study(toy(), tuple(entry(f"torch.optim.{name}", "toy") for name in CLASSES), (0,), 1)
     runs = run_study(study, tmp_path / "out")

@@ -23,6 +23,7 @@ def found(outcome, prefix):
     return {item.name.removeprefix(prefix): item for item in outcome.findings if item.name.startswith(prefix)}
 
 
+@pytest.mark.slow
 def test_outcome_is_consistent_and_its_figures_show_data(outcome):
     check_outcome(outcome)
 
@@ -38,6 +39,7 @@ def test_predicted_escape_equals_the_linear_recursion():
     assert 0 <= steps - predicted <= 1  # the first whole step at or above the level
 
 
+@pytest.mark.slow
 def test_saddle_findings_agree_with_the_predictions(outcome):
     steps = {name: item for name, item in found(outcome, "saddle-").items() if name in plateau_saddle.COMPARED}
     # 8 starts, whose mean deviates from the prediction only by the approximations in the tolerance

@@ -103,7 +103,7 @@ def test_training_images_are_flipped_and_shifted_within_black_pixels(images):
     assert (x.dtype, x.shape) == (torch.uint8, (64, 3, 32, 32))
     flips, shifts = 0, set()
     order = {label: [row for row, each in enumerate(problem.train.y.tolist()) if each == label] for label in range(10)}
-    for image, label in zip(x[:12], y[:12].tolist(), strict=True):
+    for image, label in zip(x[:8], y[:8].tolist(), strict=True):
         matches = [
             (mirrored, top, left)
             for row in order[label]
@@ -117,8 +117,8 @@ def test_training_images_are_flipped_and_shifted_within_black_pixels(images):
         assert len(matches) == 1
         flips += matches[0][0]
         shifts.add(matches[0][1:])
-    assert 0 < flips < 12
-    assert len(shifts) > 6
+    assert 0 < flips < 8
+    assert len(shifts) > 4
 
 
 def test_batches_and_weights_depend_only_on_seed_and_epoch():

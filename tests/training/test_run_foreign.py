@@ -26,6 +26,7 @@ def changed(settings, **values):
     return dataclasses.replace(settings, **{"lr": None, **values})
 
 
+@pytest.mark.slow
 def test_interrupted_run_of_a_torch_class_resumes_to_identical_results(settings, tmp_path, monkeypatch):
     options = {"schedule": "cosine", "max_norm": 0.5, "nonfinite": "skip", "no_decay": ("bias",)}
     given = changed(settings, optimizer="torch.optim.Muon", **options)
@@ -67,6 +68,7 @@ def test_schedule_of_the_loop_requires_a_number_of_steps(settings):
     assert [type(callback).__name__ for callback in plan.callbacks] == ["Schedule"]
 
 
+@pytest.mark.slow
 def test_range_test_accumulates_and_clips(settings):
     given = changed(settings, optimizer="torch.optim.SGD")
     plain = lr_range_test(given)
