@@ -22,7 +22,7 @@ from dashpot.comparison.item_keys import trial_keys
         ),
         (
             ("compare", "digits", "--budget", 2, "--tune", ","),
-            "compare: --tune must name at least one of lr, weight_decay, momentum, warmup, got ','.",
+            "compare: --tune must name at least one of lr, weight_decay, momentum, warmup, beta2, got ','.",
         ),
         (
             ("compare", "digits", "--budget", 10001),
