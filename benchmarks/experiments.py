@@ -1,6 +1,6 @@
 """CPU time and verdict of the experiments, and predictions that only the tolerance confirms.
 
-    python benchmarks/experiments.py [averages ...]    # default: all, about seven minutes
+    python benchmarks/experiments.py [averages ...]    # default: all, about 40 minutes of CPU time
 
 Each experiment is a process `dashpot experiment NAME --json` with the default seeds; its CPU time includes imports. The
 counted predictions are those of results with an interval over seeds. A prediction outside this interval is confirmed by
