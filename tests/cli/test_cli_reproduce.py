@@ -27,6 +27,8 @@ DIGITS = ("reproduce", "autosgm", "--workload", "digits", "--tier", "smoke", "--
             ("fashion-mnist", "--tier", "cpu"),
             "the options of fashion-mnist are --rows, --seeds, --data-dir, --threads, got --tier.",
         ),
+        (("nanogpt", "--rows", "best,best"), "reproduce: --rows must name each value once, got best twice."),
+        (("fashion-mnist", "--rows", "A2,"), "reproduce: --rows must be comma-separated names, got 'A2,'."),
         (("autosgm", "--rows", "A2"), "the options of autosgm are --workload, --tier, "),
         (("autosgm", "--seeds", "0"), "reproduce: --seeds must be an integer in [1, inf), got 0."),
         (("autosgm", "--jobs", "0"), "reproduce: --jobs must be an integer in [1, inf), got 0."),

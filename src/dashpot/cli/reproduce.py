@@ -22,7 +22,14 @@ from dashpot.cli.task_options import DataDir, task_pairs
 from dashpot.cli.values import integer
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
-from dashpot.runs.workload_names import WORKLOADS, check_tier, parse_numerators, parse_workloads, parse_zeros
+from dashpot.runs.workload_names import (
+    WORKLOADS,
+    check_tier,
+    parse_names,
+    parse_numerators,
+    parse_workloads,
+    parse_zeros,
+)
 from dashpot.utils.optional_packages import need
 
 
@@ -46,6 +53,7 @@ def _fashion_mnist(
     data_dir: Path | None = None,
     threads: int | None = None,
 ) -> None:
+    chosen = () if rows is None else parse_names("--rows", rows)
     print_first_line("Reproducing the table fashion-mnist.")
     from dashpot.comparison.progress import progress_for
     from dashpot.comparison.published import ROWS
@@ -53,7 +61,7 @@ def _fashion_mnist(
 
     path = reproduce_table(
         out,
-        tuple(ROWS) if rows is None else tuple(rows.split(",")),
+        tuple(ROWS) if rows is None else chosen,
         seeds,
         data_dir=data_dir,
         threads=threads,
@@ -73,6 +81,7 @@ def _nanogpt(
     threads: int | None = None,
     data_dir: Path | None = None,
 ) -> None:
+    chosen = () if rows is None else parse_names("--rows", rows)
     need("reproduce", "optuna", "scipy", extra="study")
     print_first_line("Reproducing the table nanogpt.")
     from dashpot.comparison.nanogpt import ROWS, reproduce_nanogpt
@@ -80,7 +89,7 @@ def _nanogpt(
 
     path = reproduce_nanogpt(
         out,
-        tuple(ROWS) if rows is None else tuple(rows.split(",")),
+        tuple(ROWS) if rows is None else chosen,
         seeds,
         tier=tier,
         data_dir=data_dir,

@@ -22,7 +22,7 @@ def parse_workloads(text: str) -> tuple[str, ...]:
     >>> parse_workloads("digits,wikitext")
     ('digits', 'wikitext')
     """
-    names = _split("--workload", text)
+    names = parse_names("--workload", text)
     for name in names:
         if name not in WORKLOADS:
             raise unknown("workload", name, WORKLOADS)
@@ -41,7 +41,7 @@ def parse_zeros(text: str) -> tuple[str, ...]:
     >>> parse_zeros("-0,.47,0.12345678,none")
     ('0', '0.47', '0.12345678', 'none')
     """
-    return _unique("--zeros", tuple(map(_zero, _split("--zeros", text))))
+    return _unique("--zeros", tuple(map(_zero, parse_names("--zeros", text))))
 
 
 def _zero(text: str) -> str:
@@ -61,7 +61,7 @@ def parse_numerators(text: str) -> tuple[int, ...]:
     >>> parse_numerators("0,1")
     (0, 1)
     """
-    parts = _split("--numerators", text)
+    parts = parse_names("--numerators", text)
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise ArgumentError(f"reproduce: --numerators must be integers in [0, 4], got {text!r}.")
     for part in parts:
@@ -69,7 +69,12 @@ def parse_numerators(text: str) -> tuple[int, ...]:
     return tuple(map(int, _unique("--numerators", [str(int(part)) for part in parts])))
 
 
-def _split(option: str, text: str) -> tuple[str, ...]:
+def parse_names(option: str, text: str) -> tuple[str, ...]:
+    """Return comma-separated names, each of which must occur once.
+
+    >>> parse_names("--rows", "published, best")
+    ('published', 'best')
+    """
     parts = tuple(part.strip() for part in text.split(","))
     if not all(parts):
         raise ArgumentError(f"reproduce: {option} must be comma-separated names, got {text!r}.")
