@@ -105,6 +105,14 @@ def test_load_from_incomplete_folder_raises(small, missing):
         wikitext.load(small)
 
 
+def test_load_from_folder_with_one_file_names_the_others(small):
+    write(small / "wikitext-2", OFFICIAL)
+    for missing in OFFICIAL[:2]:
+        (small / "wikitext-2" / missing).unlink()
+    with pytest.raises(DataError, match=r"is incomplete: wiki\.train\.tokens, wiki\.valid\.tokens are missing\.$"):
+        wikitext.load(small)
+
+
 @pytest.mark.parametrize("part", wikitext.PARTS)
 def test_load_truncated_file_raises_and_leaves_it(small, part):
     write(small / "wikitext-2", OFFICIAL, TEXTS | {part: TEXTS[part][:-1]})

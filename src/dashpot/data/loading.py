@@ -50,7 +50,8 @@ def user_files(dataset: PublishedDataset, data_dir: str | os.PathLike[str] | Non
     if missing:
         parent, names = next(iter(paths.values())).parent, ", ".join(file.name for file in missing)
         compressed = " (.gz)" if any(file.gzip_sha256 for file in missing) else ""
-        raise DataError(f"{dataset.title} in {parent} is incomplete: {names}{compressed} is missing.")
+        verb = "is" if len(missing) == 1 else "are"
+        raise DataError(f"{dataset.title} in {parent} is incomplete: {names}{compressed} {verb} missing.")
     return _read(dataset, paths, in_cache=False)
 
 
