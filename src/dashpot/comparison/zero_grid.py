@@ -83,6 +83,9 @@ PLANS: Mapping[str, Mapping[str, GridPlan]] = {
         "cpu": GridPlan("digits", {}, (3e-3, 3e-2), zeros=ZEROS),
         "gpu": GridPlan("digits", {}, (3e-3, 3e-2), zeros=ZEROS, seeds=10),
     },
+    # The range contains the best rates of both numerators. Validation accuracy after one epoch (zero 0, seed 0):
+    # numerator 0 .822, .851, .860, .855, .728 at .001, .003, .01, .03, .1;
+    # numerator 1 .824, .836, .854, .866, .785 at .003, .01, .03, .1, .3.
     "fashion-mnist": {
         "smoke": GridPlan("fashion-mnist", {"batch_size": 2048}, (3e-3, 1e-1), epochs=1, evaluate_every=27),
         "cpu": GridPlan("fashion-mnist", {}, (3e-3, 1e-1), evaluate_every=53),
