@@ -24,6 +24,7 @@ def outcome():
     return experiments.run("batch-invariance", seeds=2, quick=True)
 
 
+@pytest.mark.slow
 def test_every_claim_has_findings_and_names_are_unique(outcome):
     check_outcome(outcome)
 
@@ -55,6 +56,7 @@ def test_train_equals_a_loop_over_one_network(data):
     assert run.final[1].item() == pytest.approx(expected, rel=1e-5)  # float32
 
 
+@pytest.mark.slow
 def test_curvature_of_a_seed_does_not_depend_on_the_other_seeds(data):
     def create(parameters):
         return SGD(parameters, lr=0.01)
@@ -70,6 +72,7 @@ def test_final_loss_of_a_diverged_run_is_that_of_the_initial_network():
     assert run.final.tolist() == pytest.approx([2.5, 0.5])
 
 
+@pytest.mark.slow
 def test_stated_range_has_a_product_of_a_fifth(outcome):
     measured = {finding.name: finding.measured for finding in outcome.findings}
     product = batch_invariance.LOW / 32 * measured["range"] * outcome.data["curvature"]

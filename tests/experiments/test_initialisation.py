@@ -34,6 +34,7 @@ def reference(network, row):
     return nn.Sequential(*layers)
 
 
+@pytest.mark.slow
 def test_every_claim_has_findings_and_names_are_unique(outcome):
     check_outcome(outcome)
 
