@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,14 @@ class _Item:
         """Build the problem, and seed all generators."""
         problem = self.study.task.build(self.plan.seed)
         seed_all(self.plan.seed)
-        return problem, single_device_learner(problem, lambda _: self._optimizer(problem))
+        return problem, single_device_learner(problem, partial(self._optimizer_over, problem))
+
+    def _optimizer_over(self, problem: Problem, params: Iterable[Any]) -> Optimizer:
+        """Create the optimizer of a model, or of the child of a model whose children have optimizers of their own."""
+        given = [*map(id, params)]
+        modules = (problem.model, *problem.model.children())
+        module = next(module for module in modules if [*map(id, module.parameters())] == given)
+        return self.plan.entry.optimizer_of(module, self.total)
 
     def _optimizer(self, problem: Problem) -> Optimizer:
         return self.plan.entry.optimizer_of(problem.model, self.total)

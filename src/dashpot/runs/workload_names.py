@@ -70,7 +70,7 @@ def parse_numerators(text: str) -> tuple[int, ...]:
 
 
 def parse_names(option: str, text: str) -> tuple[str, ...]:
-    """Return comma-separated names, each of which must occur once.
+    """Return comma-separated names without repetition.
 
     >>> parse_names("--rows", "published, best")
     ('published', 'best')
