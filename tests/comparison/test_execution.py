@@ -289,6 +289,24 @@ def test_failure_without_an_exception_is_recorded(tmp_path):
     assert run.end["error"] == "3 workers were killed by signal 9"
 
 
+class UnsavedAdam(torch.optim.Adam):
+    """Optimizer whose state contains an object that no checkpoint accepts."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "helper": object()}
+
+
+def test_state_that_cannot_be_saved_fails_the_item(tmp_path):
+    study = example_study()
+    ended = run_item(dataclasses.replace(study, entries=(Entry("adam", UnsavedAdam, 0.01),)), tmp_path / "out")
+    run = record(tmp_path / "out")
+    assert ended.status == "failed"
+    assert run.end is not None
+    assert run.end["error"].startswith(
+        "ContentError: A checkpoint must contain only plain data and tensors, got object"
+    )
+
+
 # ---- pruning --------------------------------------------------------------------------------------------------------
 
 

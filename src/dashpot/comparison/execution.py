@@ -121,7 +121,8 @@ class _Item:
         try:
             self._train(found)
         except (Exception, SystemExit) as error:
-            outer = error is self.calls.raised or isinstance(error, (Interrupted, DataError))
+            own = isinstance(error, checkpoint_file.ContentError)  # a fault of the optimizer or a callback
+            outer = not own and (error is self.calls.raised or isinstance(error, (Interrupted, DataError)))
             if outer or (isinstance(error, RunError) and not self.begun):
                 raise
             if not self.begun:
@@ -149,21 +150,18 @@ class _Item:
         """Build the problem, and seed all generators."""
         problem = self.study.task.build(self.plan.seed)
         seed_all(self.plan.seed)
-        return problem, single_device_learner(problem, partial(self._optimizer_over, problem))
+        return problem, single_device_learner(problem, partial(self._optimizer, problem))
 
-    def _optimizer_over(self, problem: Problem, params: Iterable[Any]) -> Optimizer:
-        """Create the optimizer of a model, or of the child of a model whose children have optimizers of their own."""
+    def _optimizer(self, problem: Problem, params: Iterable[Any]) -> Optimizer:
+        """Create the optimizer of the model, or of the child of the model that has these parameters."""
         given = [*map(id, params)]
         modules = (problem.model, *problem.model.children())
         module = next(module for module in modules if [*map(id, module.parameters())] == given)
         return self.plan.entry.optimizer_of(module, self.total)
 
-    def _optimizer(self, problem: Problem) -> Optimizer:
-        return self.plan.entry.optimizer_of(problem.model, self.total)
-
     def _begin(self, problem: Problem, learner: Learner) -> None:
         """Write the header and the evaluation of the untrained model."""
-        self._write_header(problem, self._optimizer(problem))
+        self._write_header(problem, self.plan.entry.optimizer_of(problem.model, self.total))
         self.begun = True
         if problem.evaluation is None:
             initial = {"eval": {}, "train": learner.evaluate(problem.train)}

@@ -35,6 +35,10 @@ class DamagedError(RunError):
     """Error raised for a truncated or corrupt checkpoint."""
 
 
+class ContentError(RunError):
+    """Error raised for a state that contains other types than plain data and tensors."""
+
+
 class ForeignError(RunError):
     """Error raised for a file that is not a dashpot checkpoint."""
 
@@ -51,7 +55,8 @@ def write(path: Path, state: Mapping[str, Any], header: Mapping[str, Any] | None
         header: Metadata of the run, such as its settings, as plain data.
 
     Raises:
-        RunError: If the file cannot be written, or `state` contains types that `read` does not accept.
+        ContentError: If `state` contains types that `read` does not accept.
+        RunError: If the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -222,4 +227,4 @@ def _scalar(value: Any, where: str) -> Any:
     for kind in (int, float, str):  # converts instances of subclasses, such as enumerations
         if isinstance(value, kind):
             return kind(value)
-    raise RunError(f"A checkpoint must contain only plain data and tensors, got {type(value).__name__} at {where}.")
+    raise ContentError(f"A checkpoint must contain only plain data and tensors, got {type(value).__name__} at {where}.")
