@@ -77,6 +77,11 @@ def _cifar10(
     }
 
 
+def _gpt(task: str, tier: str, rates: tuple[float, float], **settings: Any) -> GridPlan:
+    """Return the plan of a GPT, with the schedule and the clipping of nanoGPT."""
+    return GridPlan(task, {"tier": tier}, rates, WARMUP_COSINE, 1.0, **settings)
+
+
 PLANS: Mapping[str, Mapping[str, GridPlan]] = {
     "digits": {
         "smoke": GridPlan("digits", {}, (3e-3, 3e-2), epochs=2),
@@ -94,41 +99,14 @@ PLANS: Mapping[str, Mapping[str, GridPlan]] = {
     "cifar10-resnet": _cifar10("resnet", 128, 200, (2e-3, 2e-2), (3e-3, 3e-2)),
     "cifar10-vit": _cifar10("vit", 100, 150, (7e-4, 2e-2), (1e-3, 1e-2)),
     "shakespeare-char": {
-        "smoke": GridPlan("shakespeare-char", {"tier": "smoke"}, (3e-3, 3e-2), WARMUP_COSINE, 1.0),
-        "cpu": GridPlan(
-            "shakespeare-char",
-            {"tier": "cpu"},
-            (3e-3, 3e-2),
-            WARMUP_COSINE,
-            1.0,
-            evaluate_every=500,
-            zeros=ZEROS,
-        ),
-        "gpu": GridPlan(
-            "shakespeare-char",
-            {"tier": "gpu"},
-            (1e-3, 1e-2),
-            WARMUP_COSINE,
-            1.0,
-            epochs=40,
-            evaluate_every=500,
-            zeros=ZEROS,
-            seeds=10,
-        ),
+        "smoke": _gpt("shakespeare-char", "smoke", (3e-3, 3e-2)),
+        "cpu": _gpt("shakespeare-char", "cpu", (3e-3, 3e-2), evaluate_every=500, zeros=ZEROS),
+        "gpu": _gpt("shakespeare-char", "gpu", (1e-3, 1e-2), epochs=40, evaluate_every=500, zeros=ZEROS, seeds=10),
     },
     "wikitext": {
-        "smoke": GridPlan("wikitext", {"tier": "smoke"}, (3e-3, 3e-2), WARMUP_COSINE, 1.0),
-        "cpu": GridPlan("wikitext", {"tier": "cpu"}, (3e-3, 3e-2), WARMUP_COSINE, 1.0, evaluate_every=250),
-        "gpu": GridPlan(
-            "wikitext",
-            {"tier": "gpu"},
-            (3e-4, 3e-3),
-            WARMUP_COSINE,
-            1.0,
-            epochs=400,
-            evaluate_every=2500,
-            zeros=ZEROS,
-        ),
+        "smoke": _gpt("wikitext", "smoke", (3e-3, 3e-2)),
+        "cpu": _gpt("wikitext", "cpu", (3e-3, 3e-2), evaluate_every=250),
+        "gpu": _gpt("wikitext", "gpu", (3e-4, 3e-3), epochs=400, evaluate_every=2500, zeros=ZEROS),
     },
 }
 """Plans by workload and tier."""
