@@ -78,9 +78,15 @@ def test_long_study_is_confirmed_on_a_terminal():
         confirm(3700.0, ask=lambda _: False)
 
 
-@pytest.mark.parametrize("arguments", [{"seconds": 3700.0, "yes": True}, {"seconds": 3700.0}, {"seconds": 60.0}])
-def test_no_confirmation_with_yes_without_terminal_or_below_an_hour(arguments):
-    confirm(**arguments)
+@pytest.mark.parametrize("arguments", [{"seconds": 3700.0, "yes": True}, {"seconds": 60.0}])
+def test_no_question_with_yes_or_below_an_hour(arguments):
+    asked = []
+    confirm(**arguments, ask=lambda text: bool(asked.append(text)))
+    assert asked == []
+
+
+def test_hours_start_without_a_terminal():
+    assert confirm(3700.0) is None
 
 
 def test_further_reason_requires_yes_without_a_terminal():
