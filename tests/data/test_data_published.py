@@ -112,7 +112,7 @@ def test_members_returns_content_or_raises(archive):
         members(archive, ["folder/other"], owner="Archive")
 
 
-@pytest.mark.parametrize("content", [b"", b"text", tar("w:gz")[:100]])
+@pytest.mark.parametrize("content", [b"", b"text", tar("w:gz")[:100]], ids=["empty", "text", "truncated"])
 def test_members_of_other_content_raises(content):
     with pytest.raises(DataError, match=r"^Archive cannot be unpacked: .*\.$") as error:
         members(content, ["folder/input.txt"], owner="Archive")
