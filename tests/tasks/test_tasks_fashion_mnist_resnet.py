@@ -52,6 +52,18 @@ def test_network_output_depends_on_every_pixel():
     assert (image.grad != 0).float().mean() > 0.9  # a few pixels may have a zero gradient because of ReLU
 
 
+def test_network_averages_mirror_images_in_evaluation_mode_only():
+    torch.manual_seed(0)
+    model, x = network(), torch.randn(4, 1, 28, 28)
+    plain = nn.Sequential(*model)
+    assert torch.equal(model(x), plain(x))  # both in training mode, with statistics of the same batch
+    model.eval()
+    expected = (plain(x) + plain(x.flip(-1))) / 2
+    assert torch.equal(model(x), expected)
+    assert torch.equal(model(x.flip(-1)), expected), "addition of two numbers is commutative"
+    assert not torch.equal(plain(x), expected)
+
+
 def test_residual_blocks_are_initialized_to_identity():
     """The input of a block is not negative, so that the ReLU after the sum does not change it."""
     blocks = [layer for layer in network() if hasattr(layer, "branch")]

@@ -20,7 +20,20 @@ SMOOTHING = 0.1
 _WIDTH = 64
 
 
-def network() -> nn.Sequential:
+class MirroredSequential(nn.Sequential):
+    """Layers in sequence; in evaluation mode, the mean of the outputs of an image and of its mirror image.
+
+    In evaluation mode, the output is (f(x) + f(mirror x))/2 with the mirror image along the last dimension, and is
+    therefore exactly invariant to horizontal flips. In training mode, it is f(x).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        return (super().forward(x) + super().forward(x.flip(-1))) / 2
+
+
+def network() -> MirroredSequential:
     """Return the network, which has 464 874 parameters, inputs of shape (N, 1, 28, 28) and outputs of shape (N, 10).
 
     The layers are: a convolution to 32 channels at 28 x 28; a convolution with stride 2 to 64 channels at 14 x 14; a
@@ -28,9 +41,10 @@ def network() -> nn.Sequential:
     average pooling; a linear layer. Every convolution is 3 x 3 without bias and is followed by batch normalization and,
     except for the last one of a residual block, by ReLU. The weight of the last normalization of a residual block is
     initialized to zero, so that the block initially has the output ReLU(input). All other weights have torch's default
-    initialization and are drawn from torch's global generator.
+    initialization and are drawn from torch's global generator. In evaluation mode, the outputs of an image and of its
+    mirror image are averaged.
     """
-    return nn.Sequential(
+    return MirroredSequential(
         _ChannelsLast(),
         *_convolution(1, _WIDTH // 2),
         *_convolution(_WIDTH // 2, _WIDTH, stride=2),
