@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -33,18 +34,6 @@ from dashpot.runs.workload_names import (
 from dashpot.utils.optional_packages import need
 
 
-class Table(NamedTuple):
-    """A published table.
-
-    Attributes:
-        reproduce: Function of the output folder and of the options that are given, as keyword arguments.
-        options: Names of the arguments of `reproduce`.
-    """
-
-    reproduce: Callable[..., None]
-    options: tuple[str, ...]
-
-
 def _fashion_mnist(
     out: Path,
     *,
@@ -53,22 +42,12 @@ def _fashion_mnist(
     data_dir: Path | None = None,
     threads: int | None = None,
 ) -> None:
-    chosen = () if rows is None else parse_names("--rows", rows)
+    chosen = _chosen_rows(rows)
     print_first_line("Reproducing the table fashion-mnist.")
-    from dashpot.comparison.progress import progress_for
     from dashpot.comparison.published import ROWS
     from dashpot.comparison.reproduction import reproduce as reproduce_table
 
-    path = reproduce_table(
-        out,
-        tuple(ROWS) if rows is None else chosen,
-        seeds,
-        data_dir=data_dir,
-        threads=threads,
-        progress=lambda: progress_for(sys.stdout),
-        command=command_line(),
-    )
-    print(f"Table: {path}")
+    _write_table(reproduce_table, out, chosen or tuple(ROWS), seeds, data_dir=data_dir, threads=threads)
 
 
 def _nanogpt(
@@ -81,23 +60,27 @@ def _nanogpt(
     threads: int | None = None,
     data_dir: Path | None = None,
 ) -> None:
-    chosen = () if rows is None else parse_names("--rows", rows)
+    chosen = _chosen_rows(rows)
     need("reproduce", "optuna", "scipy", extra="study")
     print_first_line("Reproducing the table nanogpt.")
     from dashpot.comparison.nanogpt import ROWS, reproduce_nanogpt
+
+    settings = {"tier": tier, "data_dir": data_dir, "threads": threads, "jobs": jobs}
+    _write_table(reproduce_nanogpt, out, chosen or tuple(ROWS), seeds, **settings)
+
+
+def _chosen_rows(rows: str | None) -> tuple[str, ...]:
+    """Return the rows of `--rows`; none if it is not given."""
+    return () if rows is None else parse_names("--rows", rows)
+
+
+def _write_table(
+    reproduce_table: Callable[..., Path], out: Path, rows: tuple[str, ...], seeds: int, **settings: Any
+) -> None:
     from dashpot.comparison.progress import progress_for
 
-    path = reproduce_nanogpt(
-        out,
-        tuple(ROWS) if rows is None else chosen,
-        seeds,
-        tier=tier,
-        data_dir=data_dir,
-        threads=threads,
-        jobs=jobs,
-        progress=lambda: progress_for(sys.stdout),
-        command=command_line(),
-    )
+    progress = partial(progress_for, sys.stdout)
+    path = reproduce_table(out, rows, seeds, progress=progress, command=command_line(), **settings)
     print(f"Table: {path}")
 
 
@@ -147,18 +130,8 @@ def _question() -> Callable[[str], bool] | None:
     return lambda text: input(text).strip().lower() in ("y", "yes")
 
 
-TABLES = {
-    "fashion-mnist": Table(_fashion_mnist, ("rows", "seeds", "data_dir", "threads")),
-    "autosgm": Table(
-        _autosgm,
-        (
-            *("workload", "tier", "zeros", "numerators", "seeds", "jobs", "threads"),
-            *("task_options", "data_dir", "yes", "source"),
-        ),
-    ),
-    "nanogpt": Table(_nanogpt, ("rows", "tier", "seeds", "jobs", "threads", "data_dir")),
-}
-"""Published tables by name."""
+TABLES: dict[str, Callable[..., None]] = {"fashion-mnist": _fashion_mnist, "autosgm": _autosgm, "nanogpt": _nanogpt}
+"""Functions by published table, of the output folder and, as keyword arguments, the options that are given."""
 
 
 def reproduce(
@@ -211,14 +184,15 @@ def reproduce(
     }
     given = {option: value for option, value in options.items() if value is not None}
     _check_options(name, given)
-    TABLES[name].reproduce(Path("runs") / f"reproduce-{name}" if out is None else out, **given)
+    TABLES[name](Path("runs") / f"reproduce-{name}" if out is None else out, **given)
 
 
 def _check_options(name: str, given: dict[str, Any]) -> None:
     """Check that a table has the given options, and the numbers among them."""
+    _, *options = signature(TABLES[name]).parameters
     for option in given:
-        if option not in TABLES[name].options:
-            known = ", ".join(map(_flag, TABLES[name].options))
+        if option not in options:
+            known = ", ".join(map(_flag, options))
             raise ArgumentError(f"reproduce: the options of {name} are {known}, got {_flag(option)}.")
         if "source" in given and option != "source":
             raise ArgumentError(f"reproduce: --from starts no runs and allows only --out, got {_flag(option)}.")
