@@ -11,6 +11,7 @@ from study_support import study
 from dashpot.comparison import study_cost as module
 from dashpot.comparison.runner import run_study
 from dashpot.comparison.study_cost import StudyCost, check_memory, confirm, stored_bytes, study_cost
+from dashpot.comparison.study_folder import StudyFolder
 from dashpot.errors import RunError
 from dashpot.runs import free_memory
 from dashpot.tasks.gpt import GPT, GPTSize, token_cross_entropy
@@ -26,6 +27,14 @@ def test_cost_covers_unfinished_runs_only(tmp_path, monkeypatch):
     run_study(study("adam", "sgd", seeds=(0, 1), epochs=1), tmp_path / "out")
     after = study_cost(study("adam", "sgd", seeds=(0, 1), epochs=1), tmp_path / "out", "toy", jobs=4)
     assert (after.runs, after.seconds, str(after)) == (0, 0.0, "toy: all runs are finished.")
+
+
+def test_folder_with_other_settings_is_refused_before_any_measurement(tmp_path, monkeypatch):
+    first = study("adam", epochs=1)
+    StudyFolder(tmp_path).prepare(first.settings(), None)
+    monkeypatch.setattr(module, "_run_seconds", None)
+    with pytest.raises(RunError, match=r"contains a comparison with different settings: epochs: saved 1, current 2"):
+        study_cost(study("adam", epochs=2), tmp_path, "toy")
 
 
 def test_more_processes_than_runs_are_not_counted(tmp_path, monkeypatch):

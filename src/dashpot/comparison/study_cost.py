@@ -85,6 +85,9 @@ def study_cost(study: Study, folder: Path, name: str, *, jobs: int = 1) -> Study
         folder: Its folder, in which runs may be finished.
         name: Name of the study in messages.
         jobs: Number of processes.
+
+    Raises:
+        RunError: If the folder contains a damaged study or one with other settings.
     """
     runs = _unfinished(study, folder)
     if not runs:
@@ -105,6 +108,7 @@ def _unfinished(study: Study, folder: Path) -> int:
     if not (folder / "study.json").exists():
         return total
     found = StudyFolder(folder)
+    found.check_settings(study.settings())
     return total - sum(run.status != "unfinished" for run in [*found.runs(), *found.trials()])
 
 

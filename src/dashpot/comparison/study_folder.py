@@ -133,6 +133,21 @@ class StudyFolder:
         with self.locked(LOCK_WAIT if wait is None else wait):
             return self._prepare(settings, command, names)
 
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Check that the study of the folder has the given settings.
+
+        Raises:
+            RunError: If `study.json` is missing or damaged, or has other settings (the message lists the differences).
+        """
+        found = _without_redundant_recipes(diff_data(self.study()["settings"], json.loads(encode(settings))))
+        if found:
+            more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
+            raise RunError(
+                f"{self.path} contains a comparison with different settings: "
+                f"{'; '.join(found[:MAX_DIFFERENCES])}{more}. Nothing was changed; use a different folder or the same "
+                "settings."
+            )
+
     def discard(self) -> None:
         """Remove `study.json` after a failed start, so that the folder can be used for other settings.
 
@@ -146,14 +161,7 @@ class StudyFolder:
     def _prepare(self, settings: dict[str, Any], command: str | None, names: Mapping[str, Any] | None) -> bool:
         is_new = not (self.path / "study.json").exists()
         if not is_new:
-            found = _without_redundant_recipes(diff_data(self.study()["settings"], json.loads(encode(settings))))
-            if found:
-                more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
-                raise RunError(
-                    f"{self.path} contains a comparison with different settings: "
-                    f"{'; '.join(found[:MAX_DIFFERENCES])}{more}. Nothing was changed; use a different folder or the "
-                    "same settings."
-                )
+            self.check_settings(settings)
         elif self.path.is_dir() and any(not _is_ours(item) for item in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and has no study.json; use a different folder.")
         make_folder(self.path)  # rejects a path that is not a folder
