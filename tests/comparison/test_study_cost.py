@@ -29,7 +29,7 @@ def test_cost_covers_unfinished_runs_only(tmp_path, monkeypatch):
     assert (after.runs, after.seconds, str(after)) == (0, 0.0, "toy: all runs are finished.")
 
 
-def test_folder_with_other_settings_is_refused_before_any_measurement(tmp_path, monkeypatch):
+def test_folder_with_other_settings_raises_before_any_measurement(tmp_path, monkeypatch):
     first = study("adam", epochs=1)
     StudyFolder(tmp_path).prepare(first.settings(), None)
     monkeypatch.setattr(module, "_run_seconds", None)
