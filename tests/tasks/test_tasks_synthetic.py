@@ -158,6 +158,7 @@ def test_sgd_reaches_target_within_default_epochs(name, lr, momentum):
         ("noisy-quadratic", {"variance": -1}, r"^noisy-quadratic: variance must be a number in \[0, inf\), got -1\.$"),
         ("rosenbrock", {"steps": 0}, r"^rosenbrock: steps must be an integer in \[1, inf\), got 0\.$"),
         ("saddle", {"device": "nowhere"}, "^saddle: device must be available to torch"),
+        ("saddle", {"device": "meta"}, "^saddle: device must be available to torch, got 'meta' .*meta"),
         ("saddle", {"variance": 0.1}, "^Unknown option of the task saddle 'variance'"),
     ],
 )

@@ -43,7 +43,7 @@ def check_options(owner: str, *, device: str, **options: Any) -> None:
     for name, value in options.items():
         check(owner, name, value, _ALLOWED[name])
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # the device meta has no values
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ArgumentError(
             f"{owner}: device must be available to torch, got {shown(device)} ({reason(error)})."
