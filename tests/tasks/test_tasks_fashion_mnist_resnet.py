@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 import dashpot as dp
 from dashpot.data import Batches, Images, fashion_mnist
 from dashpot.errors import ArgumentError
+from dashpot.stats.differences import mean_interval
 from dashpot.tasks import Problem, Target, evaluate, get
 from dashpot.tasks.fashion_mnist import statistics
 from dashpot.tasks.fashion_mnist_resnet import network, smoothed_cross_entropy
@@ -200,3 +203,21 @@ def test_task_with_invalid_option_raises_before_loading(monkeypatch, options, me
     monkeypatch.setattr(fashion_mnist, "load", fail)
     with pytest.raises(ArgumentError, match=message):
         get("fashion-mnist-resnet", **options)
+
+
+def test_documented_accuracies_are_those_of_the_committed_figures():
+    docs = Path(__file__).parents[2] / "docs"
+    lines = (docs / "results/fashion-mnist-resnet.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    assert [(run["seed"], run["status"]) for run in runs] == [(0, "done"), (1, "done"), (2, "done")]
+    epochs = np.array([run["accuracy"] for run in runs])
+    page = (docs / "data.md").read_text(encoding="utf-8")
+    for label, values in (
+        ("accuracy, mean", epochs.mean(0)),
+        ("lowest seed", epochs.min(0)),
+        ("highest seed", epochs.max(0)),
+    ):
+        assert f"| {label} | " + " | ".join(f"{value:.3f}".lstrip("0") for value in values) + " |" in page
+    interval = mean_interval(list(epochs[:, -1]))
+    figures = (f"{value:.4f}".lstrip("0") for value in (interval.estimate, interval.low, interval.high))
+    assert "The mean after six epochs is {} (95 % interval {} to {}).".format(*figures) in page
