@@ -27,10 +27,10 @@ class MirroredSequential(nn.Sequential):
     therefore exactly invariant to horizontal flips. In training mode, it is f(x).
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.training:
-            return super().forward(x)
-        return (super().forward(x) + super().forward(x.flip(-1))) / 2
+            return super().forward(input)
+        return (super().forward(input) + super().forward(input.flip(-1))) / 2
 
 
 def network() -> MirroredSequential:
