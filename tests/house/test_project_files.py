@@ -35,6 +35,11 @@ def test_linked_files_and_sections_exist(page):
         assert not section or section in map(anchor, headings), link
 
 
+def test_documented_commands_name_no_folders_of_one_machine():
+    files = [*PAGES, *(ROOT / "docs").glob("results/*.jsonl")]
+    assert not {file.name for file in files if re.search(r"--(data-dir|out)[ =]+/", file.read_text())}
+
+
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "AGENTS.md"])
 def test_named_files_exist(page):
     prose = re.sub(r"(?ms)^```.*?^```", "", (ROOT / page).read_text())
