@@ -12,6 +12,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.method_specs import parse_methods
 from dashpot.runs.study import Study
 from dashpot.runs.study_names import StudyNames, study_of_names
+from dashpot.scheduling.dimension import Dimension
 from dashpot.scheduling.work_items import Outcome
 
 VALUES = {"lr": 0.25, "weight_decay": 0.001, "1-momentum": 0.05}
@@ -63,6 +64,20 @@ def test_names_rebuild_the_same_study(tmp_path):
     again = study_of_names(study.names, tmp_path / "study.json")
     assert again.settings() == study.settings()
     assert again.names == study.names
+
+
+def test_range_of_rates_is_searched(tmp_path):
+    study = tuned(rates={"adamw": (0.01, 0.25)})
+    assert study.search_spaces["adamw"]["lr"] == Dimension(0.01, 0.25, log=True)
+    assert set(study.search_spaces["adamw"]) == {"lr", "weight_decay", "1-momentum"}
+    assert study.entry("adamw").lr == 0.05  # geometric mean
+    assert study_of_names(study.names, tmp_path / "study.json").settings() == study.settings()
+
+
+def test_range_requires_tuned_rates():
+    design = {"budget": 7, "tune": ("momentum",)}
+    with pytest.raises(ArgumentError, match=r"^adamw: a range of learning rates requires .* got 0\.01\.\.0\.25"):
+        StudyNames("quadratic", methods="adamw", rates={"adamw": (0.01, 0.25)}, seeds=0, design=design).study()
 
 
 @pytest.mark.parametrize("names", [None, {}, {"task": "digits", "other": 1}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,12 @@ Epochs = Annotated[int | None, Parameter(converter=integer, help="Epochs of ever
 Schedule = Annotated[
     str | None, Parameter(help="Schedule over the whole run, e.g. cosine or 1cycle (see `dashpot schedules`).")
 ]
-Rates = Annotated[list[str] | None, Parameter(help="Learning rates METHOD=VALUE, repeatable.", consume_multiple=True)]
+Rates = Annotated[
+    list[str] | None,
+    Parameter(
+        help="Learning rates METHOD=VALUE, or ranges METHOD=LOW..HIGH to search, repeatable.", consume_multiple=True
+    ),
+]
 Arguments = Annotated[
     list[str] | None,
     Parameter(help="Optimizer arguments NAME=VALUE of all methods, e.g. weight_decay=5e-4.", consume_multiple=True),
@@ -142,24 +148,42 @@ def parse_looks(command: str, text: str | None, seeds: int | None) -> tuple[tupl
     return looks, looks[-1]
 
 
-def parse_rates(items: Sequence[str]) -> dict[str, float]:
-    """Parse the `METHOD=VALUE` items of `--lr`.
+Rate = float | tuple[float, float]
+"""Learning rate, or the lowest and the highest one of a search."""
 
-    >>> parse_rates(["sgd=0.5", "adam=1e-3"])
-    {'sgd': 0.5, 'adam': 0.001}
+
+def parse_rates(items: Sequence[str]) -> dict[str, Rate]:
+    """Parse the items `METHOD=VALUE` and `METHOD=LOW..HIGH` of `--lr`.
+
+    >>> parse_rates(["sgd=0.5", "adam=1e-3..1e-1"])
+    {'sgd': 0.5, 'adam': (0.001, 0.1)}
     """
-    rates = {}
+    rates: dict[str, Rate] = {}
     for item in items:
-        method, _, value = item.rpartition("=")
-        method = absolute_method(method)
-        try:
-            rate = float(value)
-        except ValueError as error:
-            raise ArgumentError(f"--lr must be METHOD=VALUE with a number, got {item!r}.") from error
+        method, given, value = item.rpartition("=")
+        if not given:
+            raise ArgumentError(f"--lr must be METHOD=VALUE or METHOD=LOW..HIGH, got {item!r}.")
+        method, rate = absolute_method(method), parse_rate(value)
         if method in rates:
             raise ArgumentError(f"{method}: --lr must be given once, got {rates[method]} and {rate}.")
         rates[method] = rate
     return rates
+
+
+def parse_rate(text: str) -> Rate:
+    """Parse a learning rate, or a range LOW..HIGH.
+
+    >>> parse_rate("0.5"), parse_rate("1e-3..1e-1")
+    (0.5, (0.001, 0.1))
+    """
+    low, dots, high = text.partition("..")
+    try:
+        found = float(low), float(high if dots else low)
+    except ValueError as error:
+        raise ArgumentError(f"--lr must be a number or a range LOW..HIGH, got {text!r}.") from error
+    if dots and not 0 < found[0] < found[1] < math.inf:
+        raise ArgumentError(f"--lr: a range LOW..HIGH must have 0 < LOW < HIGH, got {text!r}.")
+    return found if dots else found[0]
 
 
 def check_margin(command: str, margin: float | None, target: float | None) -> None:

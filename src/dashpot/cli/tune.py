@@ -28,6 +28,7 @@ from dashpot.cli.study_options import (
     file_name,
     names,
     pairs,
+    parse_rate,
     tuning_design,
 )
 from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
@@ -56,6 +57,9 @@ def tune(
     sampler: Sampler = "qmc",
     pruner: Pruner = "none",
     epochs: Epochs = None,
+    lr: Annotated[
+        str | None, Parameter(help="Learning rate of trial 0, or range LOW..HIGH to search.", group=TUNING)
+    ] = None,
     set: Arguments = None,
     schedule: Schedule = None,
     no_decay: NoDecay = None,
@@ -95,6 +99,7 @@ def tune(
         **spec,
         data_dir=None if data_dir is None else str(data_dir),
         methods=absolute_methods(method),
+        rates={} if lr is None else {first.method: parse_rate(lr)},
         options=arguments,
         schedule=schedule,
         no_decay=names(no_decay),

@@ -29,7 +29,8 @@ class StudyNames:
         task_options: Options of the task.
         data_dir: First folder to search for data sets.
         methods: Comma-separated methods with optional settings, as for `dashpot compare`; None for the standard list.
-        rates: Learning rates by method or by name of an entry.
+        rates: Learning rates by method or by name of an entry: numbers, or pairs of the lowest and the highest rate of
+            the search. The default trial has the geometric mean of a pair.
         options: Optimizer arguments of all methods.
         schedule: Schedule of all methods.
         seeds: Number of seeds, which are 0, 1, ...
@@ -44,7 +45,7 @@ class StudyNames:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     data_dir: str | None = None
     methods: str | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float | tuple[float, float]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: str | None = None
     seeds: int = 3
@@ -71,15 +72,24 @@ class StudyNames:
         entries = tuple(self._entry(spec, task.name) for spec in specs)
         epochs = task.epochs if self.epochs is None else self.epochs
         design = {**self.design, "spaces": _dimensions(self.design.get("spaces"))}
-        return Study(task, entries, tuple(range(self.seeds)), epochs, **design, names=self.plain())
+        study = Study(task, entries, tuple(range(self.seeds)), epochs, **design, names=self.plain())
+        ranges = {spec.name: rate for spec in specs if isinstance(rate := self._rate(spec), Dimension)}
+        return _with_ranges(study, ranges) if ranges else study
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON data."""
         return {name: _listed(value) for name, value in dataclasses.asdict(self).items()}
 
+    def _rate(self, spec: MethodSpec) -> float | Dimension | None:
+        """Return the learning rate of a method, or the range of its search; None selects the default."""
+        rate = self.rates.get(spec.name, self.rates.get(spec.method))
+        return Dimension(*rate, log=True) if isinstance(rate, tuple) else rate
+
     def _entry(self, spec: MethodSpec, task: str) -> Entry:
         """Return the entry of a method, named by its settings."""
-        own, named = spec.options.get("lr"), self.rates.get(spec.name, self.rates.get(spec.method))
+        own, named = spec.options.get("lr"), self._rate(spec)
+        if isinstance(named, Dimension):
+            named = named.at(0.5)
         if own is not None and named is not None:
             raise ArgumentError(f"{spec.method}: lr must be given once, got {own} in --methods and {named} in --lr.")
         options = {**self.options, **{name: value for name, value in spec.options.items() if name != "lr"}}
@@ -119,6 +129,23 @@ def _check_names(specs: Sequence[MethodSpec]) -> None:
         other = methods.setdefault(spec.name, spec.method)
         if other != spec.method:
             raise ArgumentError(f"{other} and {spec.method} have the same name, {spec.name}; rename one of the files.")
+
+
+def _with_ranges(study: Study, ranges: Mapping[str, Dimension]) -> Study:
+    """Return the study with other ranges of the learning rates of some entries.
+
+    Raises:
+        ArgumentError: If the study does not tune the learning rate of such an entry.
+    """
+    spaces = {name: dict(space) for name, space in study.search_spaces.items()}
+    for name, rates in ranges.items():
+        if "lr" not in spaces[name]:
+            raise ArgumentError(
+                f"{name}: a range of learning rates requires tuning (--budget) with lr among the tuned settings, got "
+                f"{rates.low:g}..{rates.high:g}."
+            )
+        spaces[name]["lr"] = rates
+    return dataclasses.replace(study, spaces=spaces)
 
 
 def _dimensions(spaces: Mapping[str, Any] | None) -> dict[str, dict[str, Dimension]] | None:
