@@ -17,6 +17,7 @@ from dashpot.constraints import Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.choices import PRECISIONS, STRATEGIES
 from dashpot.training.distributed import process_group
+from dashpot.training.distributed.import_fabric import placeholder_for_torchmetrics
 from dashpot.utils.format import reason
 from dashpot.utils.group_params import group_params
 from dashpot.utils.scalars import scalar_dtype
@@ -300,11 +301,12 @@ def _resolve_ranks(ranks: process_group.Ranks | None, devices: int) -> process_g
 
 def _create_fabric(accelerator: str, strategy: str, ranks: process_group.Ranks, find_unused: bool) -> Any:
     try:
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-        from lightning_fabric.strategies.ddp import DDPStrategy
-        from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-        from lightning_fabric.utilities.exceptions import MisconfigurationException
+        with placeholder_for_torchmetrics():
+            from lightning_fabric import Fabric
+            from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+            from lightning_fabric.strategies.ddp import DDPStrategy
+            from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+            from lightning_fabric.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise RunError("Training needs lightning-fabric: pip install 'dashpot[train]'.") from error
     check_devices(accelerator, ranks.local_world_size)
