@@ -38,11 +38,16 @@ def influence(optimizer, steps=100):
         (dp.SGD, {"lr": 0.1, "momentum": 0.75}, "examples"),
         (dp.SGD, {"lr": 0.1, "momentum": 0.75}, "steps"),
         (dp.SGD, {"lr": 0.1, "momentum": 0.75, "nesterov": True}, "examples"),
-        (dp.HeavyBall, {"lr": 0.1, "pole": 0.5}, "examples"),
+        pytest.param(dp.HeavyBall, {"lr": 0.1, "pole": 0.5}, "examples", marks=pytest.mark.slow),
         (dp.NAG, {"lr": 0.1, "pole": 0.75}, "examples"),
         (dp.QHM, {"lr": 0.1, "pole": 0.75, "nu": 0.6}, "examples"),
-        (dp.QHM, {"lr": 0.1, "pole": 0.75, "nu": 0.6}, "steps"),
-        (dp.SGM, {"lr": 0.1, "filter": dp.Filter(0.75, zero=-0.3, normalise="none")}, "examples"),
+        pytest.param(dp.QHM, {"lr": 0.1, "pole": 0.75, "nu": 0.6}, "steps", marks=pytest.mark.slow),
+        pytest.param(
+            dp.SGM,
+            {"lr": 0.1, "filter": dp.Filter(0.75, zero=-0.3, normalise="none")},
+            "examples",
+            marks=pytest.mark.slow,
+        ),
         (dp.SGM, {"lr": 0.1, "filter": dp.Filter(0.75, zero=0.5, gain=1.3, normalise="none")}, "examples"),
     ],
 )
@@ -129,6 +134,7 @@ def test_rate_follows_the_denominator(stage, lr, eps):
     assert recipe.lr * scale_batch(dp.Recipe(stage, lr=1.0), 8, 32).groups[0].shrink == pytest.approx(4)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize("momentum", ["examples", "steps"])
 def test_change_back_restores_every_method(name, momentum):

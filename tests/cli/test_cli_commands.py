@@ -229,6 +229,9 @@ def test_demo_compares_methods_on_digits_without_fashion_mnist(dashpot, monkeypa
     monkeypatch.setattr(data.fashion_mnist, "load", lambda *_: (_ for _ in ()).throw(DataError("No data.")))
     monkeypatch.setitem(demo.EPOCHS, "digits", 1)
     monkeypatch.setattr(demo, "METHODS", "sgd,adam")
+    large = {"digits": {"batch_size": 300}}  # few steps
+    real = tasks.get
+    monkeypatch.setattr(tasks, "get", lambda name, **options: real(name, **options, **large.get(name, {})))
     code, out, _ = dashpot("demo", "--jobs", 1)
     assert code == 0
     assert (

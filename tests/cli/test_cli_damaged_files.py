@@ -24,14 +24,16 @@ def test_unchanged_run_is_complete(dashpot, run):
     assert (code, "is complete" in out) == (0, True)
 
 
-def test_malformed_settings_are_rejected(dashpot, run):
+@pytest.mark.parametrize("step", [len(VALUES), pytest.param(5, marks=pytest.mark.slow)])
+def test_malformed_settings_are_rejected(dashpot, run, step):
+    """Every setting gets one of the values in turn, or in the slow test several."""
     path = run / "run.toml"
     lines = path.read_text().splitlines()
     codes = set()
     settings = [number for number, line in enumerate(lines) if " = " in line]
     for index, number in enumerate(settings):
         name = lines[number].partition(" = ")[0]
-        for value in VALUES[index % 5 :: 5]:
+        for value in VALUES[index % step :: step]:
             path.write_text("\n".join([*lines[:number], f"{name} = {value}", *lines[number + 1 :]]) + "\n")
             code, _, err = dashpot("train", "--resume", "run")
             assert "Traceback" not in err
@@ -41,14 +43,15 @@ def test_malformed_settings_are_rejected(dashpot, run):
     assert 2 in codes
 
 
+@pytest.mark.parametrize("step", [8, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["header", "steps", "epoch", "end"])
-def test_malformed_records_are_rejected(dashpot, run, kind):
+def test_malformed_records_are_rejected(dashpot, run, kind, step):
     path = run / "run.jsonl"
     lines = path.read_text().splitlines()
     [number] = [i for i, line in enumerate(lines) if json.loads(line)["kind"] == kind]
     data = json.loads(lines[number])
     for index, name in enumerate(data):
-        for value in (None, "text", -1, 10**400, [], {}, True, "deleted")[index % 4 :: 4]:
+        for value in (None, "text", -1, 10**400, [], {}, True, "deleted")[index % step :: step]:
             changed = {key: item for key, item in data.items() if key != name}
             changed |= {} if value == "deleted" else {name: value}
             path.write_text("\n".join([*lines[:number], json.dumps(changed), *lines[number + 1 :]]) + "\n")
@@ -59,13 +62,17 @@ def test_malformed_records_are_rejected(dashpot, run, kind):
             assert path.read_bytes() == before
 
 
-def test_malformed_best_json_does_not_prevent_a_resume(dashpot, my_task):
+BEST = ("", "[]", "{}", '{"file": "../x"}', '{"file": 1}', DEEP)
+
+
+@pytest.mark.parametrize("contents", [("", '{"file": "../x"}', DEEP), pytest.param(BEST, marks=pytest.mark.slow)])
+def test_malformed_best_json_does_not_prevent_a_resume(dashpot, my_task, contents):
     dashpot("train", my_task, "--optimizer", "adamw", "--epochs", 2, "--threads", 1, "--out", "run")
     lines = Path("run/run.jsonl").read_text().splitlines(keepends=True)
     Path("run/run.jsonl").write_text("".join(lines[:-1]))
     mark = Path("run/checkpoints/best.json")
     intact = mark.read_bytes()
-    for content in ("", "[]", "{}", '{"file": "../x"}', '{"file": 1}', DEEP):
+    for content in contents:
         mark.write_text(content)
         assert dashpot("train", "--resume", "run")[0] == 0
         assert mark.read_bytes() == intact

@@ -35,6 +35,7 @@ def test_resume_on_other_data_raises(dashpot, monkeypatch):
     assert Path("run/run.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_options_of_the_message_resume_on_the_same_data(dashpot, monkeypatch):
     dashpot("train", *WORDS, "--task-options", "validation_size=0", "--out", "uninterrupted")
     earlier_run(dashpot, monkeypatch, "run")

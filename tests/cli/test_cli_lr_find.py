@@ -37,6 +37,7 @@ def test_lr_find_rejects_unwritable_path_before_the_search(dashpot, my_task, mon
     assert found == sentence.format(place=Path.cwd())
 
 
+@pytest.mark.slow
 def test_lr_find_creates_parent_folders(dashpot, my_task):
     assert dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", "a/b/curve.png")[0] == 0
     assert Path("a/b/curve.png").read_bytes().startswith(b"\x89PNG")

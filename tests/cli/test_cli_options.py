@@ -82,6 +82,7 @@ def test_batch_size_of_every_task(dashpot, name):
         assert refused(dashpot(*words)).startswith(f"Unknown option of the task {name} 'batch_size'. Known: ")
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("command", ["train", "compare", "lr-find"])
 @pytest.mark.parametrize(
     ("words", "sentence"),

@@ -21,12 +21,11 @@ COMPARE = ["compare", "digits", "--methods", "sgd", "--seeds", "1", "--threads",
 TRAIN = ["train", "digits", "--optimizer", "adamw", "--epochs", "40", "--threads", "1", "--out", "run"]
 
 
-def start(folder: Path, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
+def start(folder: Path, *words: str, stdout: int = subprocess.PIPE) -> AbstractContextManager[subprocess.Popen[str]]:
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
     command = [sys.executable, "-m", "dashpot_command", *words]
-    return running(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe)
+    return running(command, cwd=folder, env=environment, stdout=stdout, stderr=subprocess.PIPE)
 
 
 @pytest.mark.slow
@@ -55,6 +54,7 @@ def test_compare_resumes_after_ctrl_c(tmp_path):
     assert (run.status, len(run.epochs), len(run.loss), len(run.resumed)) == ("done", 12, 960, 1)
 
 
+@pytest.mark.slow
 def test_train_stops_with_a_checkpoint_after_ctrl_c(tmp_path):
     with start(tmp_path, *TRAIN) as process:
         assert process.stdout is not None
@@ -69,6 +69,16 @@ def test_train_stops_with_a_checkpoint_after_ctrl_c(tmp_path):
     assert latest(tmp_path / "run/checkpoints") is not None
 
 
+def test_closed_stdout_ends_a_listing_silently(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with start(tmp_path, "methods", stdout=writing) as process:
+        os.close(writing)
+        _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.slow
 def test_closed_stdout_ends_the_command_silently(tmp_path):
     with start(tmp_path, *COMPARE, "--epochs", "6") as process:
         assert process.stdout is not None

@@ -59,10 +59,12 @@ def test_invalid_options_exit_with_2_and_write_nothing(dashpot, words, sentence)
     assert sentence in refused(dashpot("reproduce", *words))
 
 
-def test_committed_figures_are_written_as_tables_and_page(dashpot):
-    code, out, err = dashpot(
-        "reproduce", "autosgm", "--from", ROOT / "docs" / "results" / "autosgm.jsonl", "--out", "a"
-    )
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_committed_figures_are_written_as_tables_and_page(dashpot, whole):
+    lines = (ROOT / "docs" / "results" / "autosgm.jsonl").read_text().splitlines(keepends=True)
+    starts = [number for number, line in enumerate(lines) if json.loads(line)["kind"] == "workload"]
+    Path("figures.jsonl").write_text("".join(lines if whole else lines[: starts[1]]))
+    code, out, err = dashpot("reproduce", "autosgm", "--from", "figures.jsonl", "--out", "a")
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "Page: a/autosgm.html"
     assert sorted(path.name for path in Path("a").iterdir()) == ["autosgm.html", "results.md"]

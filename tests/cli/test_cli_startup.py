@@ -81,59 +81,74 @@ def run_without_torch(commands: Sequence[Sequence[str]]) -> list[tuple[int | str
     return [tuple(result) for result in json.loads(done.stdout)]
 
 
-def test_help_and_listings_do_not_load_torch():
-    commands = [["--help"], ["--version"], [], *([name, "--help"] for name in COMMANDS), *([name] for name in LISTINGS)]
-    commands.append(["experiment", "--list"])
-    for words, (code, out, err) in zip(commands, run_without_torch(commands), strict=True):
+LISTED = [
+    *(["--help"], ["--version"], []),
+    *([name, "--help"] for name in COMMANDS),
+    *([name] for name in sorted(LISTINGS)),
+    ["experiment", "--list"],
+]
+STARTED = [name for name in COMMANDS if name not in LISTINGS]
+
+
+@pytest.fixture(scope="module")
+def without_torch():
+    """Return the results of help, listings, started commands and option errors, all in one process."""
+    groups = {"listed": LISTED, "started": [[name, *FIRST_LINES[name][0]] for name in STARTED], "errors": ERRORS}
+    results = iter(run_without_torch([words for group in groups.values() for words in group]))
+    return {name: [next(results) for _ in group] for name, group in groups.items()}
+
+
+def test_help_and_listings_do_not_load_torch(without_torch):
+    for words, (code, out, err) in zip(LISTED, without_torch["listed"], strict=True):
         assert (words, code, err) == (words, 0, "")
         assert out.strip()
 
 
-def test_commands_print_the_first_line_before_they_load_torch():
-    names = [name for name in COMMANDS if name not in LISTINGS]
-    results = run_without_torch([[name, *FIRST_LINES[name][0]] for name in names])
-    for name, result in zip(names, results, strict=True):
+def test_commands_print_the_first_line_before_they_load_torch(without_torch):
+    for name, result in zip(STARTED, without_torch["started"], strict=True):
         assert (name, *result) == (name, "loads torch", FIRST_LINES[name][1] + "\n", "")
 
 
-def test_option_errors_do_not_load_torch():
-    words = [
-        ["train", "digits", "--optimizer", "sgd", "--lr", "-1"],
-        ["compare"],
-        ["trian"],
-        ["experiment", "averges"],
-        ["experiment", "averages", "--seeds", "1"],
-        ["compare", "digits", "--jobs", "0"],
-        ["compare", "digits", "--budget", "-1"],
-        ["compare", "digits", "--budget", "2", "--tune", "lr,momentm"],
-        ["compare", "digits", "--tune", "lr"],
-        ["compare", "digits", "--budget", "2", "--sampler", "random"],
-        ["compare", "digits", "--pruner", "hyperband"],
-        ["compare", "digits", "--looks", "5,3"],
-        ["compare", "digits", "--looks", "5,10", "--seeds", "7"],
-        ["compare", "digits", "--sensitivity", "4"],
-        ["compare", "digits", "--margin", "0"],
-        ["tune", "digits", "--method", "adamw", "--budget", "0"],
-    ]
-    sentences = [
-        "lr must be None or a number in [0, inf), got -1.0.",
-        "Give one task",
-        "Unknown command",
-        "Unknown experiment 'averges': did you mean 'averages'?",
-        "experiment: seeds must be an integer in [2, inf), got 1.",
-        "compare: --jobs must be an integer in [1, inf), got 0.",
-        "compare: --budget must be an integer in [0, 10000], got -1.",
-        "Unknown setting to tune 'momentm': did you mean 'momentum'?",
-        "compare: --tune requires --budget, the number of trials per method.",
-        "compare: --sampler must be one of 'qmc', 'tpe', 'grid', got 'random'.",
-        "compare: --pruner must be one of 'none', 'median', got 'hyperband'.",
-        "compare: --looks must be increasing numbers of seeds from 2, such as 5,10,20, got '5,3'.",
-        "compare: --seeds must be the last of --looks, 10, got 7.",
-        "compare: --sensitivity must be an integer in [0, 3], got 4.",
-        "compare: --margin must be a number in (0, inf), got 0.0.",
-        "tune: --budget must be an integer in [1, 10000], got 0.",
-    ]
-    for sentence, (code, out, err) in zip(sentences, run_without_torch(words), strict=True):
+ERRORS = [
+    ["train", "digits", "--optimizer", "sgd", "--lr", "-1"],
+    ["compare"],
+    ["trian"],
+    ["experiment", "averges"],
+    ["experiment", "averages", "--seeds", "1"],
+    ["compare", "digits", "--jobs", "0"],
+    ["compare", "digits", "--budget", "-1"],
+    ["compare", "digits", "--budget", "2", "--tune", "lr,momentm"],
+    ["compare", "digits", "--tune", "lr"],
+    ["compare", "digits", "--budget", "2", "--sampler", "random"],
+    ["compare", "digits", "--pruner", "hyperband"],
+    ["compare", "digits", "--looks", "5,3"],
+    ["compare", "digits", "--looks", "5,10", "--seeds", "7"],
+    ["compare", "digits", "--sensitivity", "4"],
+    ["compare", "digits", "--margin", "0"],
+    ["tune", "digits", "--method", "adamw", "--budget", "0"],
+]
+SENTENCES = [
+    "lr must be None or a number in [0, inf), got -1.0.",
+    "Give one task",
+    "Unknown command",
+    "Unknown experiment 'averges': did you mean 'averages'?",
+    "experiment: seeds must be an integer in [2, inf), got 1.",
+    "compare: --jobs must be an integer in [1, inf), got 0.",
+    "compare: --budget must be an integer in [0, 10000], got -1.",
+    "Unknown setting to tune 'momentm': did you mean 'momentum'?",
+    "compare: --tune requires --budget, the number of trials per method.",
+    "compare: --sampler must be one of 'qmc', 'tpe', 'grid', got 'random'.",
+    "compare: --pruner must be one of 'none', 'median', got 'hyperband'.",
+    "compare: --looks must be increasing numbers of seeds from 2, such as 5,10,20, got '5,3'.",
+    "compare: --seeds must be the last of --looks, 10, got 7.",
+    "compare: --sensitivity must be an integer in [0, 3], got 4.",
+    "compare: --margin must be a number in (0, inf), got 0.0.",
+    "tune: --budget must be an integer in [1, 10000], got 0.",
+]
+
+
+def test_option_errors_do_not_load_torch(without_torch):
+    for sentence, (code, out, err) in zip(SENTENCES, without_torch["errors"], strict=True):
         assert (code, out) == (2, "")
         assert sentence in err
 

@@ -30,6 +30,7 @@ def remove_files(checkpoints: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("remove", [remove_folder, remove_files])
 @pytest.mark.parametrize("more", [("--epochs", 5, "--override"), ("--keep", 1, "--override")])
 def test_complete_run_without_checkpoints_is_not_restarted(dashpot, my_task, remove, more):
@@ -44,7 +45,7 @@ def test_complete_run_without_checkpoints_is_not_restarted(dashpot, my_task, rem
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("remove", [remove_folder, remove_files])
+@pytest.mark.parametrize("remove", [remove_folder, pytest.param(remove_files, marks=pytest.mark.slow)])
 def test_run_of_two_epochs_without_checkpoints_is_not_restarted(dashpot, my_task, monkeypatch, remove):
     folder = interrupted_run(dashpot, my_task, monkeypatch, 7, "--log", "csv")
     remove(folder / "checkpoints")
@@ -53,7 +54,7 @@ def test_run_of_two_epochs_without_checkpoints_is_not_restarted(dashpot, my_task
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("remove", [remove_folder, remove_files])
+@pytest.mark.parametrize("remove", [pytest.param(remove_folder, marks=pytest.mark.slow), remove_files])
 def test_run_resumed_in_its_first_epoch_without_checkpoints_is_not_restarted(dashpot, my_task, monkeypatch, remove):
     folder = interrupted_run(dashpot, my_task, monkeypatch, 1)
     with monkeypatch.context() as patch:

@@ -35,7 +35,9 @@ def test_unusable_output_folder_exits_with_2(dashpot, my_task):
     assert "full is neither empty" in refused(dashpot("train", my_task, *WORDS, "--out", "full"))
 
 
-@pytest.mark.parametrize("calls", [5, 9, 14])
+@pytest.mark.parametrize(
+    "calls", [pytest.param(5, marks=pytest.mark.slow), 9, pytest.param(14, marks=pytest.mark.slow)]
+)
 def test_run_resumes_bit_identically_after_a_full_disk(dashpot, my_task, monkeypatch, calls):
     words = (my_task, *WORDS, "--epochs", 3)
     dashpot("train", *words, "--out", "uninterrupted")
@@ -123,7 +125,9 @@ def command_arguments(text: str) -> list[str]:
     return [shlex.split(command)[-1] for command in found]
 
 
-@pytest.mark.parametrize(("name", "shown"), [("o ü", "o ü"), ("-dash", "./-dash"), ("a;b", "a;b")])
+@pytest.mark.parametrize(
+    ("name", "shown"), [("o ü", "o ü"), ("-dash", "./-dash"), pytest.param("a;b", "a;b", marks=pytest.mark.slow)]
+)
 def test_printed_commands_are_shell_quoted(dashpot, my_task, monkeypatch, name, shown):
     words = (my_task, *WORDS, "--epochs", 1, f"--out={name}")
     with monkeypatch.context() as patch:

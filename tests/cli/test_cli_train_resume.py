@@ -30,7 +30,7 @@ from dashpot.training.state import checkpoint_file
 ALL_FEATURES = ("--epochs", 3, "--accumulate", 2, "--ema", 0.9, "--schedule", "1cycle", "--checkpoint-every", 1)
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 5])
+@pytest.mark.parametrize("at", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 3)), 5])
 def test_killed_run_resumes_bit_identically_with_the_same_record(dashpot, my_task, monkeypatch, at):
     words = (my_task, *WORDS, *ALL_FEATURES, "--log", "csv,jsonl")
     dashpot("train", *words, "--out", "uninterrupted")
@@ -52,7 +52,7 @@ def test_killed_run_resumes_bit_identically_with_the_same_record(dashpot, my_tas
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_kill_between_record_and_checkpoint_repeats_the_epoch(dashpot, my_task, monkeypatch, at):
     words = (my_task, *WORDS, "--epochs", 3, "--log", "csv")
     dashpot("train", *words, "--out", "uninterrupted")
@@ -167,6 +167,7 @@ def test_setting_changed_to_none_requires_override(dashpot, my_task):
     assert read_settings(Path("a/run.toml"))["ema"] == 0.5
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("override", [(), ("--override",)])
 @pytest.mark.parametrize(
     ("more", "what"),
@@ -181,6 +182,7 @@ def test_task_optimizer_and_seed_cannot_be_overridden(dashpot, my_task, more, wh
     assert sentence == f"a: a resumed run cannot change its {what}; start a new run."
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
     ("old", "new", "what"),
@@ -234,6 +236,7 @@ def test_edited_task_requires_override(dashpot, my_task, monkeypatch):
     assert dashpot("train", "--resume", "run", "--override")[0] == 0
 
 
+@pytest.mark.slow
 def test_override_accepts_one_version_of_the_task(dashpot, my_task, monkeypatch):
     def stopped(updates, *words):
         with monkeypatch.context() as patch:

@@ -63,7 +63,7 @@ def record(folder):
 @pytest.mark.parametrize(
     ("task", "at"),
     [
-        ("my_task", 4),
+        pytest.param("my_task", 4, marks=pytest.mark.slow),
         ("unsized_task", 3),
         pytest.param("my_task", 3, marks=pytest.mark.slow),
         pytest.param("unsized_task", 4, marks=pytest.mark.slow),

@@ -32,7 +32,7 @@ MUTATIONS = {**VALUES, "traversal": "../../x", "deep": "DEEP"}
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("study") / "out"
     entries = (entry("adam", "toy", lr=0.05), entry("sgd", "toy", lr=0.05))
-    study = example_study(*entries, budget=1, rate_seeds=1, looks=(2,), seeds=(0, 1), epochs=1)
+    study = example_study(*entries, budget=1, rate_seeds=1, looks=(2,), seeds=(0, 1), epochs=1, evaluate_every=2)
     outcomes = run_all(study, path)
     StudyFolder(path).record("sgd", 0).write_text(outcomes["run/sgd/0"].data["record"])  # from a different machine
     return path
@@ -98,7 +98,9 @@ FILES = pytest.mark.parametrize(
 
 @FILES
 def test_malformed_values_are_rejected_or_harmless(folder, name, line):
-    assert faults(folder, name, line, step=13) == []
+    # Steps that share no factor with the number of mutations of a value, 12, select all kinds of them.
+    step = 73 if name.startswith(("tuning", "sensitivity")) else 49 if line == 0 else 25
+    assert faults(folder, name, line, step=step) == []
 
 
 @FILES

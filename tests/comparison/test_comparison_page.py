@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import functools
 import html
 import io
 import json
@@ -17,6 +18,7 @@ from results_support import CASES, HTML, METHODS, case, results
 
 from dashpot.comparison.judge import judge
 from dashpot.comparison.page import render_page, write_page
+from dashpot.comparison.page.download import archive
 from dashpot.errors import ArgumentError, RunError
 
 VOID = {"meta", "br"}
@@ -58,8 +60,10 @@ class Parsed(HTMLParser):
         return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
 
 
-def page_of(*names: str) -> str:
-    return render_page([judge(case(name)) for name in names])
+@functools.cache
+def page_of(name: str) -> str:
+    """Return the page of a case, rendered once for all tests."""
+    return render_page([judge(case(name))])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,9 @@ def page(text):
 
 
 LARGE = ("many methods", "many seeds")
-EACH = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in CASES]
+ELSEWHERE = ("looks", "clear", "no margin", "two seeds", "twenty seeds", "one run", "validation", "train")
+"""Cases whose page is a fast test of test_score_text.py."""
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in (*LARGE, *ELSEWHERE) else name for name in CASES]
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -102,8 +108,9 @@ def test_names_with_markup_are_escaped():
     assert text.count("<script") == 2
 
 
-def test_equal_findings_result_in_equal_pages(text):
-    assert page_of("everything") == text
+@pytest.mark.parametrize("name", ["minimized", pytest.param("everything", marks=pytest.mark.slow)])
+def test_equal_findings_result_in_equal_pages(name):
+    assert render_page([judge(case(name))]) == page_of(name)
 
 
 def test_methods_have_one_order_everywhere(page):
@@ -196,7 +203,7 @@ def test_direction_of_better_scores_is_stated():
 
 
 def test_page_of_several_tasks_has_overview_and_sections_of_each_task():
-    plain, other = judge(case("plain")), judge(case("everything"))
+    plain, other = judge(case("plain")), judge(case("minimized"))
     parsed = Parsed(render_page([plain, other]))
     ids = parsed.values("id")
     assert len(set(ids)) == len(ids)
@@ -205,19 +212,25 @@ def test_page_of_several_tasks_has_overview_and_sections_of_each_task():
     assert "Steps to target relative to adamw" in parsed.text
 
 
-def test_panels_of_further_methods_are_folded():
+@pytest.fixture(scope="module")
+def fifteen():
+    """Return the page of fifteen tuned methods."""
     names = [f"method-{index}" for index in range(15)]
-    text = render_page([judge(results(methods=names, seeds=3))])
+    return render_page([judge(results(methods=names, seeds=3, trials=3))])
+
+
+def test_panels_of_further_methods_are_folded(fifteen):
+    text = fifteen
     assert "<summary>3 further methods</summary>" in text
     found = re.search(r'<figure class="panels" id="score">(.*?)</figure>', text, re.DOTALL)
     assert found is not None
     assert found[1].count('class="panel"') == 12
 
 
-def test_number_of_methods_without_a_panel_is_stated():
-    names = [f"method-{index}" for index in range(15)]
-    text = render_page([judge(results(methods=names, seeds=3, trials=3))])
-    found = re.search(r'<figure class="panels" id="tuning">.*?</figure>\s*<p class="note">(.*?)</p>', text, re.DOTALL)
+def test_number_of_methods_without_a_panel_is_stated(fifteen):
+    found = re.search(
+        r'<figure class="panels" id="tuning">.*?</figure>\s*<p class="note">(.*?)</p>', fifteen, re.DOTALL
+    )
     assert found is not None
     assert found[1] == "Panels of 12 of 15 methods."
 
@@ -235,8 +248,7 @@ def test_folded_parts_without_content_are_omitted():
 
 
 def test_raw_data_of_large_studies_are_thinned():
-    text = page_of("many seeds")
-    [data] = re.findall(r'href="data:application/zip;base64,([^"]*)"', text)
+    data = base64.b64encode(archive([judge(case("many seeds"))]))
     assert len(data) < 300_000
 
 

@@ -18,7 +18,8 @@ from dashpot.errors import RunError
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
     entries = (*study("sgd", "adam", "autosgm-3", schedule="cosine").entries, diverging())
-    run_study(Study(toy(), entries, (0, 1), 3), out, command="dashpot compare toy --seeds 2 # </script><b>&")
+    command = "dashpot compare toy --seeds 2 # </script><b>&"
+    run_study(Study(toy(), entries, (0, 1), 3, evaluate_every=6), out, command=command)
     return out
 
 
@@ -85,7 +86,7 @@ def test_report_of_only_diverged_runs_states_the_lack_of_a_result(tmp_path):
 def test_write_report_rejects_missing_study_and_study_without_records(tmp_path):
     with pytest.raises(RunError, match="is not a comparison"):
         write_report(tmp_path / "nowhere")
-    finished(tmp_path / "out")
+    finished(tmp_path / "out", epochs=1)
     for path in (tmp_path / "out" / "runs").iterdir():
         path.unlink()
     with pytest.raises(RunError, match="has no records to report"):

@@ -31,17 +31,31 @@ class KillAt(StudyProgress):
             raise Killed
 
 
-def test_kill_after_any_step_resumes_to_identical_results(tmp_path):
-    whole = numbers(finished(tmp_path / "whole", "adam", schedule="cosine"))
-    for steps in range(1, STEPS + 1):
-        out = tmp_path / str(steps)
-        with pytest.raises(Killed):
-            run_study(study("adam", schedule="cosine"), out, progress=KillAt(steps))
-        assert numbers(finished(out, "adam", schedule="cosine")) == whole
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the results of the uninterrupted study of Adam."""
+    return numbers(finished(tmp_path_factory.mktemp("whole")))
 
 
-def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
-    names, seeds = ("sgd", "adam"), (0, 1)
+@pytest.fixture(scope="module")
+def scheduled(tmp_path_factory):
+    """Return the results of the uninterrupted study of Adam with a schedule."""
+    return numbers(finished(tmp_path_factory.mktemp("scheduled"), "adam", schedule="cosine"))
+
+
+EACH_STEP = [n if n in (1, 6, STEPS) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, STEPS + 1)]
+
+
+@pytest.mark.parametrize("steps", EACH_STEP)
+def test_kill_after_any_step_resumes_to_identical_results(tmp_path, scheduled, steps):
+    with pytest.raises(Killed):
+        run_study(study("adam", schedule="cosine"), tmp_path, progress=KillAt(steps))
+    assert numbers(finished(tmp_path, "adam", schedule="cosine")) == scheduled
+
+
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((0, 1), marks=pytest.mark.slow)])
+def test_study_killed_repeatedly_completes_with_identical_results(tmp_path, seeds):
+    names = ("sgd", "adam")
     whole = numbers(finished(tmp_path / "whole", *names, seeds=seeds))
     for kills in itertools.count():
         try:
@@ -49,14 +63,13 @@ def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
             runs = run_study(study(*names, seeds=seeds), tmp_path / "out", progress=KillAt(5))
             break
         except Killed:
-            assert kills < STEPS * 4
+            assert kills < STEPS * 2 * len(seeds)
     assert kills > 3
     assert numbers(runs) == whole
 
 
-@pytest.mark.parametrize("cut", [1, 40, 200])
-def test_partial_line_is_rewritten_on_resume(tmp_path, cut):
-    whole = numbers(finished(tmp_path / "whole"))
+@pytest.mark.parametrize("cut", [1, pytest.param(40, marks=pytest.mark.slow), 200])
+def test_partial_line_is_rewritten_on_resume(tmp_path, whole, cut):
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
     record = tmp_path / "out" / "runs" / "adam-seed0.jsonl"
@@ -66,8 +79,7 @@ def test_partial_line_is_rewritten_on_resume(tmp_path, cut):
     assert numbers(finished(tmp_path / "out")) == whole
 
 
-def test_run_without_checkpoint_restarts(tmp_path):
-    whole = numbers(finished(tmp_path / "whole"))
+def test_run_without_checkpoint_restarts(tmp_path, whole):
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
     (tmp_path / "out" / "runs" / "adam-seed0.ckpt").unlink()
@@ -75,11 +87,11 @@ def test_run_without_checkpoint_restarts(tmp_path):
 
 
 def test_finished_runs_are_unchanged_and_have_no_checkpoint(tmp_path):
-    finished(tmp_path / "out", "sgd", "adam")
+    finished(tmp_path / "out", "sgd", "adam", epochs=1)
     runs = tmp_path / "out" / "runs"
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs.iterdir()}
     assert sorted(before) == ["adam-seed0.jsonl", "sgd-seed0.jsonl"]
-    finished(tmp_path / "out", "sgd", "adam")
+    finished(tmp_path / "out", "sgd", "adam", epochs=1)
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs.iterdir()} == before
 
 
@@ -119,7 +131,7 @@ def test_record_shorter_than_its_checkpoint_is_rejected(tmp_path):
 
 
 def test_diverged_run_is_final_and_other_runs_continue(tmp_path):
-    mixed = Study(toy(), (diverging(), *study("adam").entries), (0, 1), 3)
+    mixed = Study(toy(), (diverging(), *study("adam").entries), (0, 1), 1)
     runs = run_study(mixed, tmp_path / "out")
     assert [(run.entry, run.seed, run.status) for run in runs] == [
         ("too-fast", 0, "diverged"),
@@ -155,12 +167,12 @@ def test_run_study_restores_global_rng_state(tmp_path):
     seed_all(3)
     expected = draw_numbers()
     seed_all(3)
-    finished(tmp_path / "out")
+    finished(tmp_path / "out", epochs=1)
     assert draw_numbers() == expected
     seed_all(3)
     with pytest.raises(Killed):
-        run_study(study("sgd"), tmp_path / "killed", progress=KillAt(6))
-    finished(tmp_path / "killed", "sgd")
+        run_study(study("sgd", epochs=1), tmp_path / "killed", progress=KillAt(3))
+    finished(tmp_path / "killed", "sgd", epochs=1)
     assert draw_numbers() == expected
 
 
@@ -172,7 +184,7 @@ def test_python_and_numpy_random_states_resume(tmp_path):
         return problem
 
     def drawing():
-        return Study(toy(build=build), study().entries, (0,), 3)
+        return Study(toy(build=build), study().entries, (0,), 2)
 
     whole = numbers(run_study(drawing(), tmp_path / "whole"))
     with pytest.raises(Killed):
@@ -193,8 +205,7 @@ def test_unreadable_checkpoint_error_names_file_and_remedy(tmp_path, content):
         finished(tmp_path / "out")
 
 
-def test_full_disk_error_keeps_finished_epochs(tmp_path, monkeypatch):
-    whole = numbers(finished(tmp_path / "whole"))
+def test_full_disk_error_keeps_finished_epochs(tmp_path, monkeypatch, whole):
     real, count = os.fsync, itertools.count(1)
 
     def full(descriptor):

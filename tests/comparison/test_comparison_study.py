@@ -15,7 +15,7 @@ from dashpot.tasks import Problem, Target
 
 
 def test_runs_of_one_seed_share_initial_weights(tmp_path):
-    runs = finished(tmp_path / "out", "sgd", "adam", "autosgm-3", seeds=(0, 1))
+    runs = finished(tmp_path / "out", "sgd", "adam", "autosgm-3", seeds=(0, 1), epochs=1)
     starts = {(run.entry, run.seed): run.header["task"]["init"] for run in runs}
     for seed in (0, 1):
         assert len({starts[name, seed] for name in ("sgd", "adam", "autosgm-3")}) == 1
@@ -35,7 +35,7 @@ def test_runs_of_one_seed_share_batches_and_dropout(tmp_path):
 
     # A learning rate of zero keeps the weights constant, so equal inputs and dropout masks give equal activations.
     entries = (Entry("a", torch.optim.SGD, 0.0), Entry("b", torch.optim.Adam, 0.0))
-    run_study(Study(toy(build=recording), entries, (0, 1), 2), tmp_path / "out")
+    run_study(Study(toy(build=recording), entries, (0, 1), 2, evaluate_every=4), tmp_path / "out")
     recorded = [(seed, batches) for (seed, _), batches in seen.items() if batches]
     assert [seed for seed, _ in recorded] == [0, 0, 1, 1]
     for (_, one), (_, two) in (recorded[:2], recorded[2:]):
@@ -46,8 +46,8 @@ def test_runs_of_one_seed_share_batches_and_dropout(tmp_path):
 
 
 def test_run_does_not_depend_on_other_entries(tmp_path):
-    together = finished(tmp_path / "a", "sgd", "adam", seeds=(0, 1))
-    alone = finished(tmp_path / "b", "adam", seeds=(1,))
+    together = finished(tmp_path / "a", "sgd", "adam", seeds=(0, 1), epochs=1)
+    alone = finished(tmp_path / "b", "adam", seeds=(1,), epochs=1)
     assert numbers([run for run in together if run.entry == "adam" and run.seed == 1]) == numbers(alone)
 
 

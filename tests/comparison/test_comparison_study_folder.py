@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,19 @@ from study_support import finished, study, toy
 
 from dashpot.comparison import Entry, Study, StudyFolder, entry, run_study, study_folder
 from dashpot.errors import ArgumentError, RunError
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    out = tmp_path_factory.mktemp("complete") / "out"
+    finished(out)
+    return out
+
+
+@pytest.fixture
+def out(complete, tmp_path):
+    """Return a copy of the folder of a complete study."""
+    return shutil.copytree(complete, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -35,25 +49,23 @@ from dashpot.errors import ArgumentError, RunError
         (lambda: Study(toy(name="other"), study().entries, (0,), 3), 'task: saved "toy", current "other"'),
     ],
 )
-def test_folder_with_different_settings_is_rejected(tmp_path, other, named):
-    finished(tmp_path / "out")
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+def test_folder_with_different_settings_is_rejected(out, other, named):
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(RunError, match=f"different settings: .*{named}.*Nothing was changed"):
-        run_study(other(), tmp_path / "out")
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+        run_study(other(), out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_recipe_difference_is_listed_only_if_calls_are_equal(tmp_path):
-    finished(tmp_path / "out")
+def test_recipe_difference_is_listed_only_if_calls_are_equal(out):
     with pytest.raises(RunError) as refused:
-        run_study(Study(toy(), (entry("adam", "toy", lr=0.5),), (0,), 3), tmp_path / "out")
+        run_study(Study(toy(), (entry("adam", "toy", lr=0.5),), (0,), 3), out)
     assert "recipes." not in str(refused.value)
-    path = tmp_path / "out" / "study.json"
+    path = out / "study.json"
     stored = json.loads(path.read_text())
     stored["settings"]["recipes"]["adam"] = "Recipe(of an older version)"
     path.write_text(json.dumps(stored))
     with pytest.raises(RunError, match=r"recipes\.adam: saved .*older version"):
-        finished(tmp_path / "out")
+        finished(out)
 
 
 def test_folder_with_other_files_is_rejected_unchanged(tmp_path):
@@ -64,28 +76,26 @@ def test_folder_with_other_files_is_rejected_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}'])
-def test_damaged_study_file_is_rejected(tmp_path, content):
-    finished(tmp_path / "out")
-    (tmp_path / "out" / "study.json").write_text(content)
+def test_damaged_study_file_is_rejected(out, content):
+    (out / "study.json").write_text(content)
     with pytest.raises(RunError, match=r"study\.json is damaged"):
-        finished(tmp_path / "out")
+        finished(out)
 
 
 @pytest.mark.needs_posix
-def test_folder_locked_by_another_process_is_rejected(tmp_path, monkeypatch):
+def test_folder_locked_by_another_process_is_rejected(out, monkeypatch):
     monkeypatch.setattr(study_folder, "LOCK_WAIT", 0.1)
-    finished(tmp_path)
     code = "import sys, fcntl, os; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-S", "-c", code, str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         try:
             with pytest.raises(RunError, match="Another process is using"):
-                finished(tmp_path)
+                finished(out)
         finally:
             holder.communicate("\n")
-    finished(tmp_path)
+    finished(out)
 
 
 def test_unwritable_folder_is_rejected(tmp_path):
@@ -94,24 +104,22 @@ def test_unwritable_folder_is_rejected(tmp_path):
         finished(tmp_path / "file" / "out")
 
 
-def test_folder_of_the_old_format_is_rejected_with_a_remedy(tmp_path):
-    finished(tmp_path / "out")
-    path = tmp_path / "out" / "study.json"
+def test_folder_of_the_old_format_is_rejected_with_a_remedy(out):
+    path = out / "study.json"
     old = {"format": 1, "command": None, "settings": {"task": "toy", "config": {}, "epochs": 3, "seeds": [0]}}
     path.write_text(json.dumps(old))
     message = r"older version of dashpot; use a new folder, or read it with the version that wrote it\.$"
-    for read in (lambda: finished(tmp_path / "out"), StudyFolder(tmp_path / "out").runs):
+    for read in (lambda: finished(out), StudyFolder(out).runs):
         with pytest.raises(RunError, match=message):
             read()
     assert json.loads(path.read_text()) == old
 
 
-def test_folder_of_a_newer_format_is_rejected(tmp_path):
-    finished(tmp_path / "out")
-    path = tmp_path / "out" / "study.json"
+def test_folder_of_a_newer_format_is_rejected(out):
+    path = out / "study.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
     with pytest.raises(RunError, match="was written by a newer version of dashpot; this version reads format 2"):
-        finished(tmp_path / "out")
+        finished(out)
 
 
 def test_study_file_contains_names_and_no_password(tmp_path):
@@ -156,7 +164,7 @@ def test_folder_of_a_killed_start_is_accepted(tmp_path):
     out = tmp_path / "out"
     (out / "runs").mkdir(parents=True)
     (out / ".study.json.abc.part").write_text("{")
-    assert len(finished(out)) == 1
+    assert len(finished(out, epochs=1)) == 1
 
 
 def test_locked_empty_folder_is_rejected_unchanged(tmp_path):
@@ -170,7 +178,7 @@ def test_locked_empty_folder_is_rejected_unchanged(tmp_path):
 def test_only_one_of_two_concurrent_studies_gets_a_new_folder(tmp_path):
     """The second study waits for the lock, finds different settings, and writes nothing."""
     settings = study().settings()
-    for attempt in range(30):
+    for attempt in range(15):
         folder, start, owners = StudyFolder(tmp_path / str(attempt)), threading.Barrier(2), []
 
         def prepare(seed, folder=folder, start=start, owners=owners):

@@ -27,7 +27,7 @@ def test_sweep_lowers_lr_while_all_runs_diverge_up_to_max_runs():
 
 def test_sweep_breaks_ties_of_the_accuracy_by_the_loss():
     """One digit of validation has the accuracy 0 or 1, so that many rates are tied."""
-    trials = sweep(get("digits", validation_size=1), "sgd", epochs=1)
+    trials = sweep(get("digits", validation_size=1, batch_size=200), "sgd", epochs=1)
     assert len({trial.score for trial in trials}) < len(trials)
     assert trials == sorted(trials, key=lambda trial: (-trial.score, trial.loss))
 

@@ -51,8 +51,20 @@ class Breaks(torch.optim.SGD):
         return super().step(closure)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the folder of the uninterrupted study of SGD and Adam with four steps each."""
+    out = tmp_path_factory.mktemp("whole")
+    run_study(study("sgd", "adam", epochs=1), out)
+    return out
+
+
+def results(folder):
+    return numbers(StudyFolder(folder).runs())
+
+
 def test_trials_precede_the_runs_of_their_method_and_runs_precede_other_rates(tmp_path):
-    tuned = Study(toy(), study("sgd", "adam").entries, (0,), 1, budget=2, tune=("lr",))
+    tuned = Study(toy(), study("sgd", "adam").entries, (0,), 1, budget=2, tune=("lr",), evaluate_every=4)
     progress = AtStep(0, None)
     outcomes = complete_study(tuned, tmp_path / "out", progress=progress)
     assert progress.started == [item.key for item in items(tuned)]
@@ -120,18 +132,17 @@ def test_lost_item_is_abandoned(tmp_path):
 
 @pytest.mark.needs_posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_stops_between_steps_and_the_study_resumes(tmp_path, number, code):
-    whole = numbers(run_study(study("sgd", "adam"), tmp_path / "whole"))
-    stop = AtStep(17, lambda: os.kill(os.getpid(), number))
+def test_signal_stops_between_steps_and_the_study_resumes(tmp_path, whole, number, code):
+    stop = AtStep(7, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted) as stopped:
-        run_study(study("sgd", "adam"), tmp_path / "out", progress=stop, command="dashpot compare toy")
+        run_study(study("sgd", "adam", epochs=1), tmp_path / "out", progress=stop, command="dashpot compare toy")
     assert stopped.value.code == code
     assert str(stopped.value) == (
-        f"Stopped. {tmp_path / 'out'} has 1 of 2 runs, and adam seed 0 up to step 4 of 12. "
+        f"Stopped. {tmp_path / 'out'} has 1 of 2 runs, and adam seed 0 up to step 2 of 4. "
         "Resume with: dashpot compare toy"
     )
     again = AtStep(0, None)
-    assert numbers(run_study(study("sgd", "adam"), tmp_path / "out", progress=again)) == whole
+    assert numbers(run_study(study("sgd", "adam", epochs=1), tmp_path / "out", progress=again)) == results(whole)
     assert again.started == ["run/adam/0"]
 
 
@@ -149,7 +160,7 @@ def test_invalid_jobs_raise(tmp_path, jobs):
 
 def test_second_folder_is_completed_from_the_storage(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    mixed = Study(toy(), (diverging(), *study("adam").entries), (0, 1), 2)
+    mixed = Study(toy(), (diverging(), *study("adam").entries), (0,), 1)
     one = run_study(mixed, tmp_path / "one" / "out", storage=url)
     progress = AtStep(0, None)
     two = run_study(mixed, tmp_path / "two" / "out", storage=url, progress=progress)
@@ -167,17 +178,16 @@ def test_storage_with_other_settings_of_the_same_name_is_an_error(tmp_path):
 
 
 def test_finished_records_without_a_journal_are_not_trained_again(tmp_path):
-    before = numbers(run_study(study(), tmp_path / "out"))
+    before = numbers(run_study(study(epochs=1), tmp_path / "out"))
     (tmp_path / "out" / "study.journal").unlink()
     steps = AtStep(1, pytest.fail)
-    assert numbers(run_study(study(), tmp_path / "out", progress=steps)) == before
+    assert numbers(run_study(study(epochs=1), tmp_path / "out", progress=steps)) == before
 
 
-def test_lost_storage_ends_the_study_with_the_command_that_resumes(tmp_path, monkeypatch):
+def test_lost_storage_ends_the_study_with_the_command_that_resumes(tmp_path, monkeypatch, whole):
     from sqlalchemy.exc import OperationalError
 
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    whole = numbers(run_study(study("sgd", "adam"), tmp_path / "whole"))
+    both, url = study("sgd", "adam", epochs=1), f"sqlite:///{tmp_path / 'shared.db'}"
     real = Storage.attempt
 
     def lose() -> None:
@@ -189,36 +199,34 @@ def test_lost_storage_ends_the_study_with_the_command_that_resumes(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(study_queue_module, "open_storage", functools.partial(open_storage, limit=0.2))
         with pytest.raises(StorageLost) as lost:
-            run_study(
-                study("sgd", "adam"), tmp_path / "out", storage=url, progress=AtStep(13, lose), command="dashpot x"
-            )
+            run_study(both, tmp_path / "out", storage=url, progress=AtStep(5, lose), command="dashpot x")
     monkeypatch.setattr(Storage, "attempt", real)
     message = str(lost.value)
     assert "has not answered" in message
     assert message.endswith(f"{tmp_path / 'out'} has 2 of 2 runs. Resume with: dashpot x")
     again = AtStep(1, pytest.fail)  # the records of both runs are complete
-    assert numbers(run_study(study("sgd", "adam"), tmp_path / "out", storage=url, progress=again)) == whole
+    assert numbers(run_study(both, tmp_path / "out", storage=url, progress=again)) == results(whole)
 
 
 @pytest.mark.needs_linux
-def test_study_resumes_after_a_full_disk(tmp_path):
+def test_study_resumes_after_a_full_disk(tmp_path, whole):
     import resource
 
-    whole = numbers(run_study(study("sgd", "adam"), tmp_path / "whole"))
+    both = study("sgd", "adam", epochs=1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (tmp_path / "whole" / "study.journal").stat().st_size
+    size = (whole / "study.journal").stat().st_size
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, before[1]))  # the journal is the largest file
         with pytest.raises(RunError, match=r"File too large; .+ are kept"):
-            run_study(study("sgd", "adam"), tmp_path / "out")
+            run_study(both, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert numbers(run_study(study("sgd", "adam"), tmp_path / "out")) == whole
+    assert numbers(run_study(both, tmp_path / "out")) == results(whole)
 
 
 def test_times_of_sessions_are_recorded(tmp_path):
-    run_study(study("sgd", "adam"), tmp_path / "out")
-    run_study(study("sgd", "adam"), tmp_path / "out")  # has nothing to do
+    run_study(study("sgd", "adam", epochs=1), tmp_path / "out")
+    run_study(study("sgd", "adam", epochs=1), tmp_path / "out")  # has nothing to do
     [session] = read_sessions(tmp_path / "out")
     assert session["items"] == 2
     assert session["jobs"] == 1

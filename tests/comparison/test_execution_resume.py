@@ -58,7 +58,11 @@ def whole(tmp_path_factory):
     return content(out)
 
 
-@pytest.mark.parametrize("steps", range(1, STEPS + 1))
+FAST_STEPS = (1, EVERY, EVERY + 1, STEPS)
+EACH_STEP = [n if n in FAST_STEPS else pytest.param(n, marks=pytest.mark.slow) for n in range(1, STEPS + 1)]
+
+
+@pytest.mark.parametrize("steps", EACH_STEP)
 def test_kill_after_any_step_resumes_to_identical_results(tmp_path, whole, steps):
     kill(tmp_path, steps)
     seen = []
@@ -68,7 +72,7 @@ def test_kill_after_any_step_resumes_to_identical_results(tmp_path, whole, steps
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if k % 5 else ()) for k, name in enumerate(known_entries())]
+    "name", [pytest.param(name, marks=pytest.mark.slow if k % 7 else ()) for k, name in enumerate(known_entries())]
 )
 def test_every_method_resumes_to_identical_results(tmp_path, name):
     chosen, key = study(name), f"run/{name}/0"
@@ -81,8 +85,10 @@ def test_every_method_resumes_to_identical_results(tmp_path, name):
 @pytest.mark.parametrize(
     ("module", "place", "nth"),
     [
-        *((execution_module, "append_line", nth) for nth in range(1, 6)),  # initial, three intervals, end
-        *((checkpoint_file, "write", nth) for nth in (1, 2)),
+        *((execution_module, "append_line", nth) for nth in (1, 2, 5)),  # initial, first of three intervals, end
+        *(pytest.param(execution_module, "append_line", nth, marks=pytest.mark.slow) for nth in (3, 4)),
+        (checkpoint_file, "write", 1),
+        pytest.param(checkpoint_file, "write", 2, marks=pytest.mark.slow),
     ],
 )
 def test_kill_at_any_write_resumes_to_identical_results(tmp_path, whole, module, place, nth):

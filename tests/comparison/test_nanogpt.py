@@ -81,11 +81,12 @@ def test_both_adamw_and_a_plain_loop_have_equal_losses(tmp_path):
         assert run.loss == pytest.approx(losses, abs=1e-5), run.entry
 
 
-def test_reproduction_writes_final_figures_and_resumes(tmp_path):
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_reproduction_writes_final_figures_and_resumes(tmp_path, seeds):
     said: list[str] = []
-    path = reproduce_nanogpt(tmp_path / "out", ("best",), 2, tier="smoke", threads=1, log=said.append)
+    path = reproduce_nanogpt(tmp_path / "out", ("best",), seeds, tier="smoke", threads=1, log=said.append)
     lines = read_figures(tmp_path / "out/results.jsonl")
-    assert [(line["seed"], line["status"], line["steps"]) for line in lines] == [(0, "done", 30), (1, "done", 30)]
+    assert [(line["seed"], line["status"], line["steps"]) for line in lines] == [(n, "done", 30) for n in range(seeds)]
     assert all(1.5 < line["loss"] < 3.3 and line["tier"] == "smoke" for line in lines)
     document = path.read_text()
     assert "validation_size=0" in document
@@ -96,7 +97,7 @@ def test_reproduction_writes_final_figures_and_resumes(tmp_path):
     run.end = None
     assert figures([run])[0]["loss"] is None
     records = {file: file.stat().st_mtime_ns for file in Path(tmp_path / "out/best/runs").iterdir()}
-    assert reproduce_nanogpt(tmp_path / "out", ("best",), 2, tier="smoke", threads=1, log=said.append) == path
+    assert reproduce_nanogpt(tmp_path / "out", ("best",), seeds, tier="smoke", threads=1, log=said.append) == path
     assert {file: file.stat().st_mtime_ns for file in records} == records
 
 

@@ -9,6 +9,8 @@ import pytest
 from results_support import case, results
 
 from dashpot.comparison.judge import judge
+from dashpot.comparison.page import ranking as ranking_module
+from dashpot.comparison.page import row_charts
 from dashpot.comparison.page.pairs import words
 from dashpot.comparison.page.profile import lead, ordered
 from dashpot.comparison.page.ranking import ranking as section
@@ -67,9 +69,17 @@ def test_long_words_wrap_and_long_scores_have_space():
     assert float(width) < 772
 
 
-def test_drawings_of_a_ranking_agree_on_single_seeds():
-    names = [f"method-{index}" for index in range(42)]
-    text = section(view_of(judge(results(methods=names, seeds=12)))).html  # 480 scores in the first drawing, then 24
+@pytest.mark.parametrize(
+    ("rows", "dots", "methods", "seeds"),
+    [(4, 10, 6, 3), pytest.param(row_charts.ROWS, ranking_module.MOST_DOTS, 42, 12, marks=pytest.mark.slow)],
+)
+def test_drawings_of_a_ranking_agree_on_single_seeds(monkeypatch, rows, dots, methods, seeds):
+    """The first drawing has more scores than the limit (12, 480), and the second has fewer (6, 24)."""
+    monkeypatch.setattr(row_charts, "ROWS", rows)
+    monkeypatch.setattr(ranking_module, "ROWS", rows)
+    monkeypatch.setattr(ranking_module, "MOST_DOTS", dots)
+    names = [f"method-{index}" for index in range(methods)]
+    text = section(view_of(judge(results(methods=names, seeds=seeds)))).html
     assert text.count("<figure") == 2
     assert 'class="seed"' not in text
     assert "single seeds" not in text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from contextlib import suppress
 
+import pytest
 from item_support import example_study, run_all, run_item
 
 from dashpot.comparison import StudyFolder, entry
@@ -16,18 +18,31 @@ from dashpot.runs.run_scores import verdict_score
 from dashpot.scheduling.work_items import Outcome
 
 
-def study(**settings):
-    return example_study(entry("adam", "toy"), entry("sgd", "toy"), **{"budget": 1, "rate_seeds": 0, **settings})
+def study():
+    return example_study(entry("adam", "toy"), entry("sgd", "toy"), epochs=1, evaluate_every=2, budget=1, rate_seeds=0)
 
 
-def folder(path, **settings):
+def folder(path):
     made = StudyFolder(path)
-    made.prepare(study(**settings).settings(), None)
+    made.prepare(study().settings(), None)
     return made
 
 
-def test_empty_folder_is_completed(tmp_path):
-    outcomes = run_all(study(), tmp_path / "a")
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Return the folder of an executed study and its outcomes."""
+    out = tmp_path_factory.mktemp("executed") / "a"
+    return out, run_all(study(), out)
+
+
+@pytest.fixture
+def outcomes(executed, tmp_path):
+    """Return the outcomes of an executed study, and copy its folder to `a`."""
+    shutil.copytree(executed[0], tmp_path / "a")
+    return executed[1]
+
+
+def test_empty_folder_is_completed(tmp_path, outcomes):
     assert pull_records(folder(tmp_path / "b"), outcomes) == len(outcomes) == 4
     for key in outcomes:
         own, pulled = (read_run(StudyFolder(tmp_path / name).item_record(key)) for name in "ab")
@@ -37,8 +52,7 @@ def test_empty_folder_is_completed(tmp_path):
     assert len(StudyFolder(tmp_path / "b").trials()) == 2
 
 
-def test_complete_records_are_kept(tmp_path):
-    outcomes = run_all(study(), tmp_path / "a")
+def test_complete_records_are_kept(tmp_path, outcomes):
     before = {key: StudyFolder(tmp_path / "a").item_record(key).read_bytes() for key in outcomes}
     assert pull_records(StudyFolder(tmp_path / "a"), outcomes) == 0
     assert {key: StudyFolder(tmp_path / "a").item_record(key).read_bytes() for key in outcomes} == before
@@ -46,8 +60,7 @@ def test_complete_records_are_kept(tmp_path):
     assert pull_records(StudyFolder(tmp_path / "b"), outcomes) == 0
 
 
-def test_pulled_item_is_not_trained_again(tmp_path):
-    outcomes = run_all(study(), tmp_path / "a")
+def test_pulled_item_is_not_trained_again(tmp_path, outcomes):
     pull_records(folder(tmp_path / "b"), outcomes)
     ended = run_item(study(), tmp_path / "b", "run/adam/0", outcomes, on_step=lambda _: 1 / 0)
     assert (ended.status, ended.score, ended.data) == (
@@ -57,8 +70,7 @@ def test_pulled_item_is_not_trained_again(tmp_path):
     )
 
 
-def test_unfinished_record_is_replaced_together_with_its_checkpoint(tmp_path):
-    outcomes = run_all(study(), tmp_path / "a")
+def test_unfinished_record_is_replaced_together_with_its_checkpoint(tmp_path, outcomes):
     steps = itertools.count(1)
     with suppress(ZeroDivisionError):
         run_item(study(), tmp_path / "b", "run/adam/0", outcomes, on_step=lambda _: 1 / (3 - next(steps)))
@@ -69,9 +81,8 @@ def test_unfinished_record_is_replaced_together_with_its_checkpoint(tmp_path):
     assert read_run(there.record("adam", 0)).status == "done"
 
 
-def test_record_of_a_worker_that_lost_its_item_is_replaced(tmp_path):
+def test_record_of_a_worker_that_lost_its_item_is_replaced(tmp_path, outcomes):
     """The storage decides which of two finished records counts; their last lines contain the measured times."""
-    outcomes = run_all(study(), tmp_path / "a")
     run_all(study(), tmp_path / "b")
     assert pull_records(StudyFolder(tmp_path / "b"), outcomes) == len(outcomes)
     path = StudyFolder(tmp_path / "b").record("adam", 0)

@@ -31,7 +31,7 @@ class Crashing(torch.optim.SGD):
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
     entries = (*study("adam", "sgd").entries, diverging(), Entry("crashing", Crashing, 0.1))
-    run_study(Study(toy(), entries, (0, 1, 2), 3, budget=2, tune=("lr",), rate_seeds=1), out, command="dashpot x")
+    run_study(Study(toy(), entries, (0, 1, 2), 1, budget=2, tune=("lr",), rate_seeds=1), out, command="dashpot x")
     return out
 
 
@@ -63,15 +63,15 @@ def test_diverged_run_has_the_first_score_and_misses_the_target(found):
     run = found.of("too-fast")[0]
     assert run.score == run.curves["validation accuracy"].values[0]
     assert run.steps_to_target == math.inf
-    assert run.steps == 12
+    assert run.steps == 4
 
 
 def test_curves_begin_at_the_untrained_model_and_end_at_the_score(found):
     run = found.of("adam")[1]
     curve = run.curves["validation accuracy"]
-    assert (curve.steps[0], curve.steps[-1]) == (0, 12)
+    assert (curve.steps[0], curve.steps[-1]) == (0, 4)
     assert curve.values[-1] == run.score
-    assert len(run.curves["train loss"].steps) == 12
+    assert len(run.curves["train loss"].steps) == 4
     met = curve.steps[curve.values >= 0.8]
     assert run.steps_to_target == (met[0] if len(met) else math.inf)
 
@@ -110,7 +110,7 @@ def test_recipes_have_the_selected_rate(found):
 
 def test_protocol_and_facts(found):
     protocol, facts = dict(found.protocol), dict(found.facts)
-    assert protocol["Length"] == "3 epochs, 12 steps"
+    assert protocol["Length"] == "1 epoch, 4 steps"
     assert protocol["Tuning"].startswith(
         "2 trials per method with seed 1000: the given settings, then a scrambled Sobol"
     )

@@ -52,7 +52,14 @@ def test_small_differences_of_large_scores_are_shown():
     assert [row.score.split()[0] for row in ranking(found)] == ["1000000.0101", "1000000.0203", "1000000.0483"]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "no runs" and not name.startswith("many")])
+FAST = ("plain", "minimized", "one seed", "one diverged", "missing runs", "all failed", "html")
+FAST += ("looks", "clear", "no margin", "two seeds", "twenty seeds", "one run", "validation", "train")  # only here
+SHOWN = [name for name in CASES if name != "no runs" and not name.startswith("many")]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SHOWN]
+)
 def test_numbers_agree_in_terminal_markdown_and_page(name):
     found = judge(case(name))
     page = html.unescape(render_page([found])).replace("\N{MINUS SIGN}", "-")
@@ -83,8 +90,9 @@ def test_raw_data_contain_the_pairs_and_scores_of_the_findings(name):
         assert known == [score for score in method.scores if math.isfinite(score)]
 
 
-def test_percent_signs_are_not_apart_from_their_numbers():
-    for seed in range(20):
+@pytest.mark.parametrize("studies", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_percent_signs_are_not_apart_from_their_numbers(studies):
+    for seed in range(studies):
         text = text_summary(judge(results(seed=seed, gap=2.0)))
         assert "% interval" in text
         assert not re.search(r"^\s*%", text, re.MULTILINE)

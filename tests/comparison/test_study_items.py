@@ -194,7 +194,9 @@ def test_one_method_has_no_pair_to_decide():
 
 
 def test_whole_study_of_tuning_runs_and_wrong_rates(tmp_path):
-    study = example_study(*tuned().entries, diverging(), budget=2, seeds=(0, 1), rate_seeds=1, epochs=1)
+    study = example_study(
+        *tuned().entries, diverging(), budget=2, seeds=(0, 1), rate_seeds=1, epochs=1, evaluate_every=4
+    )
     found = run_all(study, tmp_path / "out")
     assert set(found) == {item.key for item in items(study)}
     assert all(found[f"trial/too-fast/{number}"].status == "diverged" for number in (0, 1))
@@ -202,7 +204,7 @@ def test_whole_study_of_tuning_runs_and_wrong_rates(tmp_path):
 
 
 def test_decisions_do_not_depend_on_the_order_of_execution(tmp_path):
-    study = tuned(epochs=1, rate_seeds=0)
+    study = tuned(epochs=1, evaluate_every=4, rate_seeds=0)
     found = run_all(study, tmp_path / "out")
     backwards = dict(reversed(found.items()))
     for key in needed(study, found):

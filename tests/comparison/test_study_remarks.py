@@ -27,18 +27,20 @@ def without_seed():
 
 
 def test_runs_that_start_equally_have_no_remark(tmp_path):
-    assert not any("untrained models" in note for note in notes_of(study("adam", "sgd", seeds=(0, 1)), tmp_path))
+    assert not any(
+        "untrained models" in note for note in notes_of(study("adam", "sgd", seeds=(0, 1), epochs=1), tmp_path)
+    )
 
 
 def test_model_without_seed_is_noted(tmp_path):
-    given = dataclasses.replace(study("adam", "sgd", seeds=(0, 1)), task=toy(build=without_seed()))
+    given = dataclasses.replace(study("adam", "sgd", seeds=(0, 1), epochs=1), task=toy(build=without_seed()))
     found = [note for note in notes_of(given, tmp_path) if note.startswith("The untrained models of seed 0 differ")]
     assert len(found) == 1
     assert "the task does not seed its model" in found[0]
 
 
 def test_data_that_change_before_a_resume_are_noted(tmp_path):
-    run_study(study("adam", "sgd"), tmp_path)
+    run_study(study("adam", "sgd", epochs=1), tmp_path)
     (tmp_path / "study.journal").unlink()
     (tmp_path / "runs" / "sgd-seed0.jsonl").unlink()
 
@@ -47,7 +49,7 @@ def test_data_that_change_before_a_resume_are_noted(tmp_path):
         loss = problem.loss
         return dataclasses.replace(problem, loss=lambda output, target: 2 * loss(output, target))
 
-    given = dataclasses.replace(study("adam", "sgd"), task=toy(build=changed))
+    given = dataclasses.replace(study("adam", "sgd", epochs=1), task=toy(build=changed))
     assert any("the task or its data changed during the study" in note for note in notes_of(given, tmp_path))
 
 

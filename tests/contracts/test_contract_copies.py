@@ -19,12 +19,12 @@ COPIERS = {"deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickl
 def test_copy_continues_identically_and_independently(subject, how):
     params = parameters()
     optimizer = subject.make(params)
-    run(optimizer, params, 5)
+    run(optimizer, params, 3)
     others, second = COPIERS[how]((params, optimizer))
     kept = values(others)
-    run(optimizer, params, range(5, 10))
+    run(optimizer, params, range(3, 6))
     assert identical(others, kept)
-    run(second, others, range(5, 10))
+    run(second, others, range(3, 6))
     assert identical(others, params)
     assert second.recipe == optimizer.recipe
     assert type(second) is type(optimizer)

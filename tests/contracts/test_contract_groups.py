@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from contracts.trajectories import identical, parameters, run, values
+from contracts.trajectories import SMALL, identical, parameters, run, values
 from registry import each, each_second
 
 import dashpot as dp
@@ -24,42 +24,55 @@ def edits_for(subject):
     return [{name: EDITS[name]} for name in EDITS if name in optimizer.defaults and not (running and name == "zero")]
 
 
+def flat(parts):
+    return [p for part in parts for p in part]
+
+
+def grouped(parts, edits):
+    """Return parameter groups, each with its own settings."""
+    return [{"params": part, **edit} for part, edit in zip(parts, edits, strict=True)]
+
+
 @each_second()
 def test_groups_equal_separate_optimizers(subject):
-    for edit in edits_for(subject):
-        first, second = parameters(seed=1), parameters(seed=2)
-        joint = subject.make([{"params": first}, {"params": second, **edit}])
-        run(joint, [*first, *second], 4)
-        alone, also = parameters(seed=1), parameters(seed=2)
-        run(subject.make(alone), [*alone, *also], 4)
-        run(subject.make([{"params": also, **edit}]), [*parameters(), *also], 4)
-        assert identical(first, alone)
-        assert identical(second, also)
+    """One optimizer has a group for each edit, and a group without an edit."""
+    edits = [{}, *edits_for(subject)]
+    joint = [parameters(shapes=SMALL, seed=seed) for seed, _ in enumerate(edits)]
+    alone = [parameters(shapes=SMALL, seed=seed) for seed, _ in enumerate(edits)]
+    run(subject.make(grouped(joint, edits)), flat(joint), 4)
+    for group in grouped(alone, edits):
+        run(subject.make([group]), flat(alone), 4)
+    assert identical(flat(joint), flat(alone))
 
 
 @each()
 def test_edited_group_equals_an_optimizer_with_those_settings(subject):
-    """Five steps after the edit are compared with those of a new optimizer with the same state and the new settings."""
-    for edit in edits_for(subject):
-        params = parameters()
-        optimizer = subject.make(params)
-        run(optimizer, params, 5)
-        others = [p.detach().clone().requires_grad_() for p in params]
-        fresh = subject.make([{"params": others, **edit}])
-        settings = fresh.state_dict()["param_groups"]
-        fresh.load_state_dict({"state": copy.deepcopy(optimizer.state_dict()["state"]), "param_groups": settings})
-        optimizer.param_groups[0].update(edit)
-        run(optimizer, params, range(5, 10))
-        run(fresh, others, range(5, 10))
-        assert identical(params, others)
+    """Four steps after the edits are compared with those of a new optimizer with the same state and the new settings.
+
+    There is a group for each edit.
+    """
+    edits = edits_for(subject)
+    parts = [parameters(shapes=SMALL, seed=seed) for seed, _ in enumerate(edits)]
+    optimizer = subject.make([{"params": part} for part in parts])
+    run(optimizer, flat(parts), 4)
+    others = [[p.detach().clone().requires_grad_() for p in part] for part in parts]
+    fresh = subject.make(grouped(others, edits))
+    settings = fresh.state_dict()["param_groups"]
+    fresh.load_state_dict({"state": copy.deepcopy(optimizer.state_dict()["state"]), "param_groups": settings})
+    for group, edit in zip(optimizer.param_groups, edits, strict=True):
+        group.update(edit)
+    run(optimizer, flat(parts), range(4, 8))
+    run(fresh, flat(others), range(4, 8))
+    assert identical(flat(parts), flat(others))
 
 
 @each()
 def test_every_group_setting_has_an_effect(subject):
     """A setting without an effect would be stored but not read."""
+    params = parameters()
+    run(subject.make(params), params, 5)
     for edit in edits_for(subject):
-        params, others = parameters(), parameters()
-        run(subject.make(params), params, 5)
+        others = parameters()
         run(subject.make([{"params": others, **edit}]), others, 5)
         assert identical(params, others) is (not edit.keys().isdisjoint(subject.inert))
 

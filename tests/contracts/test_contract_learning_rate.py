@@ -5,7 +5,7 @@ import torch
 from contracts.trajectories import distance, identical, parameters, run, values
 from registry import each
 
-# Arithmetic with a tensor may be in a different order, which causes a few roundings of float64 in ten steps.
+# Arithmetic with a tensor may be in a different order, which causes a few roundings of float64 in a run.
 ROUNDINGS = 1e-14
 
 
@@ -16,8 +16,8 @@ def tensor(value):
 @each()
 def test_tensor_lr_equals_float_lr(subject):
     params, others = parameters(), parameters()
-    run(subject.make(params), params)
-    run(subject.make(others, lr=tensor(subject.lr)), others)
+    run(subject.make(params), params, 6)
+    run(subject.make(others, lr=tensor(subject.lr)), others, 6)
     assert distance(others, params) < ROUNDINGS
 
 
@@ -26,16 +26,16 @@ def test_changed_lr_takes_effect_at_the_next_step(subject):
     params, others = parameters(), parameters()
     lr = tensor(subject.lr)
     first, second = subject.make(params), subject.make(others, lr=lr)
-    run(first, params, 5)
-    run(second, others, 5)
+    run(first, params, 3)
+    run(second, others, 3)
     unchanged = values(params)
     first.param_groups[0]["lr"] = subject.lr / 4
     lr.div_(4)
-    run(first, params, range(5, 10))
-    run(second, others, range(5, 10))
+    run(first, params, range(3, 6))
+    run(second, others, range(3, 6))
     assert distance(others, params) < ROUNDINGS
     straight = parameters()
-    run(subject.make(straight), straight)
+    run(subject.make(straight), straight, 6)
     assert not identical(params, straight)
     assert not identical(params, unchanged)
 
@@ -66,8 +66,8 @@ def test_group_with_zero_lr_is_unchanged(subject):
     moving, still, alone = parameters(seed=1), parameters(seed=2), parameters(seed=1)
     start = values(still)
     optimizer = subject.make([{"params": moving}, {"params": still, "lr": 0.0}])
-    run(optimizer, [*moving, *still], 5)
-    run(subject.make(alone), alone, 5)
+    run(optimizer, [*moving, *still], 3)
+    run(subject.make(alone), alone, 3)
     assert identical(still, start)
     assert identical(moving, alone)
 

@@ -8,9 +8,9 @@ from registry import each
 def both(subject):
     """Return the weights of a maximizing run, and of a minimizing run with negated gradients."""
     params, others = parameters(), parameters()
-    run(subject.make(params, maximize=True), params)
+    run(subject.make(params, maximize=True), params, 5)
     down = subject.make(others)
-    for step in range(10):
+    for step in range(5):
         for index, p in enumerate(others):
             p.grad = -gradient(p, step, index)
         down.step()

@@ -27,14 +27,14 @@ def feed(optimizer, params, steps, order=(0, 1, 2)):
 @each()
 def test_state_is_matched_by_name_in_any_order(subject):
     straight = parameters(shapes=SHAPES)
-    feed(subject.make(named(straight)), straight, range(10))
+    feed(subject.make(named(straight)), straight, range(6))
     params = parameters(shapes=SHAPES)
     first = subject.make(named(params))
-    feed(first, params, range(5))
+    feed(first, params, range(3))
     moved = [params[index].detach().clone().requires_grad_() for index in ORDER]
     second = subject.make(named(moved, [NAMES[index] for index in ORDER]))
     second.load_state_dict(first.state_dict())
-    feed(second, moved, range(5, 10), ORDER)
+    feed(second, moved, range(3, 6), ORDER)
     assert identical(moved, [straight[index] for index in ORDER])
     assert second.param_groups[0]["param_names"] == [NAMES[index] for index in ORDER]
 
@@ -44,15 +44,15 @@ def test_state_is_matched_by_name_in_any_order(subject):
 @pytest.mark.parametrize("with_names", [(False, False), (True, False), (False, True)], ids=str)
 def test_state_is_matched_by_position_without_names(subject, with_names):
     straight = parameters(shapes=SHAPES)
-    run(subject.make(straight), straight, 10)
+    run(subject.make(straight), straight, 6)
     params = parameters(shapes=SHAPES)
     saver_named, loader_named = with_names
     first = subject.make(named(params) if saver_named else params)
-    run(first, params, 5)
+    run(first, params, 3)
     again = [p.detach().clone().requires_grad_() for p in params]
     second = subject.make(named(again) if loader_named else again)
     second.load_state_dict(first.state_dict())
-    run(second, again, range(5, 10))
+    run(second, again, range(3, 6))
     assert identical(again, straight)
 
 

@@ -54,8 +54,8 @@ def test_recipe_survives_copy_and_pickle(subject):
 def test_optimizer_from_the_recipe_is_equal(subject):
     params, others = parameters(), parameters()
     optimizer = subject.make(params)
-    run(optimizer, params)
-    run(dp.SGM.from_recipe(others, subject.make(parameters()).recipe, **subject.probing), others)
+    run(optimizer, params, 11)
+    run(dp.SGM.from_recipe(others, subject.make(parameters()).recipe, **subject.probing), others, 11)
     assert distance(others, params) < 1e-15  # both run the same arithmetic
 
 

@@ -24,12 +24,12 @@ def save(path, params, optimizer):
 @each()
 def test_resumed_run_equals_an_uninterrupted_run(subject, tmp_path):
     straight = parameters()
-    run(subject.make(straight), straight, 20)
+    run(subject.make(straight), straight, 12)
     params = parameters()
     optimizer = subject.make(params)
-    save(tmp_path / "run.pt", run(optimizer, params, 10), optimizer)
+    save(tmp_path / "run.pt", run(optimizer, params, 5), optimizer)
     again, second = reloaded(tmp_path / "run.pt", subject)
-    run(second, again, range(10, 20))
+    run(second, again, range(5, 12))
     assert identical(again, straight)
 
 

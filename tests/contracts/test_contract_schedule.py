@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
-from contracts.trajectories import distance, identical, parameters, run
+from contracts.trajectories import SMALL, distance, identical, parameters, run
 from registry import each
 
 import dashpot as dp
@@ -12,6 +12,8 @@ from dashpot.schedules import Cosine, Exponential, OneCycleMomentum, hyperparams
 
 FALLING = Cosine(20, floor=0.1)
 CHANGING = Exponential(0.9)
+all_or_each = pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["all", "each"])
+"""Schedule all settings at once, or each of them in a separate run."""
 
 
 def scalar_settings(subject):
@@ -25,6 +27,11 @@ def scalar_settings(subject):
             names.append(name)
     whole = ("numerator", "uncentered_steps", "version", "probe_seed", "update_d_every", "d_warmup")
     return [name for name in names if name not in ("lr", "initial_accumulator_value", *whole)]
+
+
+def runs_of(names, alone):
+    """Return the lists of names to be scheduled together."""
+    return [[name] for name in names] if alone else [names]
 
 
 def scheduled(subject, params, schedule, **changes):
@@ -41,7 +48,7 @@ def lr_is_a_plain_factor(subject):
 def test_lr_schedule_equals_setting_lr_before_every_step(subject):
     params, others = parameters(), parameters()
     first, second = scheduled(subject, params, FALLING), subject.make(others, schedule=None)
-    for step in range(8):
+    for step in range(5):
         second.param_groups[0]["lr"] = FALLING.value(subject.lr, step)
         assert first.current_lr() == pytest.approx(second.current_lr(), rel=1e-15)
         run(first, params, [step])
@@ -49,31 +56,39 @@ def test_lr_schedule_equals_setting_lr_before_every_step(subject):
     assert distance(params, others) < 1e-14  # (lr factor) v and lr (factor v) differ by rounding errors
 
 
+@all_or_each
 @each()
-def test_schedule_of_any_setting_equals_setting_it_before_every_step(subject):
-    for name in scalar_settings(subject):
+def test_schedule_of_any_setting_equals_setting_it_before_every_step(subject, alone):
+    for names in runs_of(scalar_settings(subject), alone):
         params, others = parameters(), parameters()
-        first, second = scheduled(subject, params, {name: CHANGING}), subject.make(others, schedule=None)
-        base = hyperparams.read(second.param_groups[0], name)
+        first = scheduled(subject, params, dict.fromkeys(names, CHANGING))
+        second = subject.make(others, schedule=None)
+        base = {name: hyperparams.read(second.param_groups[0], name) for name in names}
         for step in range(4):
-            hyperparams.write(second.param_groups[0], name, CHANGING.value(base, step))
+            for name in names:
+                hyperparams.write(second.param_groups[0], name, CHANGING.value(base[name], step))
             run(first, params, [step])
             run(second, others, [step])
         assert identical(params, others)
 
 
+@all_or_each
 @each(lambda subject: not subject.flips_decay)
-def test_recipe_contains_the_schedule_or_rejects_it(subject):
-    """If the recipe contains the schedule, an optimizer built from the recipe gives the same weights."""
+def test_recipe_contains_the_schedule_or_rejects_it(subject, alone):
+    """If the recipe contains the schedules, an optimizer built from the recipe gives the same weights."""
+    contained = []
     for name in scalar_settings(subject):
-        params, others = parameters(), parameters()
-        optimizer = scheduled(subject, params, {name: CHANGING})
+        optimizer = scheduled(subject, parameters(), {name: CHANGING})
         assert repr(CHANGING) in repr(optimizer) or without_effect(optimizer, name)
         formula = (subject.cls, name) in MOVED_BY_FORMULA or moves_the_gain(subject, name)
         if formula and not without_effect(optimizer, name):
             with pytest.raises(dp.ArgumentError, match=r"the schedule of .* cannot be part of a recipe"):
                 optimizer.recipe  # noqa: B018
-            continue
+        else:
+            contained.append(name)
+    for names in runs_of(contained, alone):
+        params, others = parameters(), parameters()
+        optimizer = scheduled(subject, params, dict.fromkeys(names, CHANGING))
         run(optimizer, params, 4)
         run(dp.SGM.from_recipe(others, optimizer.recipe, **subject.probing), others, 4)
         assert distance(others, params) < 1e-15  # both run the same arithmetic
@@ -146,15 +161,15 @@ def test_repr_shows_a_schedule_that_the_recipe_cannot_contain(cls, name):
 def test_resume_continues_the_schedule(subject):
     straight = parameters()
     whole = scheduled(subject, straight, FALLING)
-    run(whole, straight, 10)
+    run(whole, straight, 6)
     params = parameters()
     first = scheduled(subject, params, FALLING)
-    run(first, params, 5)
+    run(first, params, 3)
     again = [p.detach().clone().requires_grad_() for p in params]
     second = scheduled(subject, again, FALLING)
     second.load_state_dict(first.state_dict())
-    assert second.current_lr() == first.current_lr() == pytest.approx(FALLING.value(subject.lr, 5), rel=1e-15)
-    run(second, again, range(5, 10))
+    assert second.current_lr() == first.current_lr() == pytest.approx(FALLING.value(subject.lr, 3), rel=1e-15)
+    run(second, again, range(3, 6))
     assert identical(again, straight)
     assert second.current_lr() == whole.current_lr()
 
@@ -175,7 +190,7 @@ def test_momentum_schedule_cycles_momentum(subject):
 def test_schedule_leaves_group_values_unchanged(subject):
     params = parameters()
     optimizer = scheduled(subject, params, FALLING)
-    run(optimizer, params, 5)
+    run(optimizer, params, 3)
     assert optimizer.param_groups[0]["lr"] == subject.lr
 
 
@@ -183,9 +198,9 @@ def test_schedule_leaves_group_values_unchanged(subject):
 def test_schedule_counts_optimizer_steps(subject):
     params = parameters()
     optimizer = scheduled(subject, params, FALLING)
-    run(optimizer, params, 6, missing=lambda step, index: index == 0 and step < 5)
-    assert optimizer.steps_done() == 6
-    assert optimizer.current_lr() == pytest.approx(FALLING.value(subject.lr, 6), rel=1e-15)
+    run(optimizer, params, 4, missing=lambda step, index: index == 0 and step < 3)
+    assert optimizer.steps_done() == 4
+    assert optimizer.current_lr() == pytest.approx(FALLING.value(subject.lr, 4), rel=1e-15)
 
 
 @pytest.mark.diagonal
@@ -238,7 +253,7 @@ class Sinking(dp.Schedule):
 @each()
 def test_out_of_range_schedule_is_rejected_before_any_write(subject):
     for name in [n for n in scalar_settings(subject) if n.split("[")[0] in ARGUMENTS and n != "zero"]:
-        params = parameters()
+        params = parameters(shapes=SMALL)
         optimizer = scheduled(subject, params, {name: Sinking()})
         needs_momentum = optimizer.defaults.get("nesterov") and name in ("momentum", "dampening")
         if hyperparams.read(optimizer.param_groups[0], name) <= 0 or needs_momentum:

@@ -13,7 +13,7 @@ def test_0d_parameter_equals_a_one_element_vector(subject):
     scalar = parameters(shapes=((),))
     vector = [scalar[0].detach().reshape(1).requires_grad_()]
     first, second = subject.make(scalar), subject.make(vector)
-    for step in range(5):
+    for step in range(3):
         scalar[0].grad = gradient(scalar[0], step)
         vector[0].grad = gradient(scalar[0], step).reshape(1)
         first.step()
@@ -26,14 +26,14 @@ def test_0d_parameter_equals_a_one_element_vector(subject):
 def test_empty_parameter_does_not_affect_others(subject):
     shape = (0, 3)
     straight = parameters()
-    run(subject.make(straight), straight, 6)
+    run(subject.make(straight), straight, 4)
     params, empty = parameters(), torch.empty(shape, dtype=torch.float64, requires_grad=True)
     first = subject.make([*params, empty])
-    run(first, [*params, empty], 3)
+    run(first, [*params, empty], 2)
     others = [p.detach().clone().requires_grad_() for p in [*params, empty]]
     second = subject.make(others)
     second.load_state_dict(first.state_dict())
-    run(second, others, range(3, 6))
+    run(second, others, range(2, 4))
     assert identical(others[:-1], straight)
     assert others[-1].shape == shape
     assert all(torch.isfinite(value).all() for value in second.state[others[-1]].values())
@@ -49,7 +49,7 @@ def test_complex_parameter_equals_a_pair_of_reals(subject):
     params = parameters(torch.complex128)
     reals = [torch.view_as_real(p.detach()).clone().requires_grad_() for p in params]
     first, second = subject.make(params), subject.make(reals)
-    for step in range(5):
+    for step in range(3):
         for index, (p, real) in enumerate(zip(params, reals, strict=True)):
             p.grad = gradient(p, step, index)
             real.grad = torch.view_as_real(gradient(p, step, index))
@@ -66,8 +66,8 @@ def test_complex_parameter_equals_torch(subject):
     torch.set_default_dtype(torch.float64)  # torch stores NAdam's running product in this dtype
     try:
         params, others = parameters(torch.complex128), parameters(torch.complex128)
-        run(subject.make(params), params, 20)
-        run(subject.make_torch(others), others, 20)
+        run(subject.make(params), params, 10)
+        run(subject.make_torch(others), others, 10)
     finally:
         torch.set_default_dtype(torch.float32)
     assert distance(params, others) < 1e-11  # the documented bound for parity with torch.optim in float64

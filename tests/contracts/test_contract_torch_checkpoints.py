@@ -31,19 +31,19 @@ def through_a_file(state_dict):
 
 
 def continued(first, second, start, other):
-    """Run ten steps with `first` and ten with `second` from the checkpoint of `first`, and return the weights."""
-    run(first, start, 10)
+    """Run five steps with `first` and five with `second` from the checkpoint of `first`, and return the weights."""
+    run(first, start, 5)
     with torch.no_grad():
         for p, q in zip(other, start, strict=True):
             p.copy_(q)
     second.load_state_dict(through_a_file(first.state_dict()))
-    return values(run(second, other, range(10, 20)))
+    return values(run(second, other, range(5, 10)))
 
 
 @has_counterpart
 def test_torch_checkpoint_resumes_in_dashpot(subject):
     straight, start, other = parameters(), parameters(), parameters()
-    run(subject.make_torch(straight), straight, 20)
+    run(subject.make_torch(straight), straight, 10)
     ours = continued(subject.make_torch(start), subject.make(other, lr=0.5), start, other)
     assert distance(ours, straight) < TOLERANCE
 
@@ -51,7 +51,7 @@ def test_torch_checkpoint_resumes_in_dashpot(subject):
 @has_counterpart
 def test_dashpot_checkpoint_resumes_in_torch(subject):
     straight, start, other = parameters(), parameters(), parameters()
-    run(subject.make_torch(straight), straight, 20)
+    run(subject.make_torch(straight), straight, 10)
     theirs = continued(subject.make(start), subject.make_torch(other, lr=0.5), start, other)
     assert distance(theirs, straight) < TOLERANCE
 
@@ -59,7 +59,7 @@ def test_dashpot_checkpoint_resumes_in_torch(subject):
 @has_counterpart
 def test_checkpoint_round_trip_through_torch(subject):
     straight, start, middle, end = parameters(), parameters(), parameters(), parameters()
-    run(subject.make(straight), straight, 30)
+    run(subject.make(straight), straight, 15)
     second = subject.make_torch(middle)
     continued(subject.make(start), second, start, middle)
     third = subject.make(end)
@@ -67,7 +67,7 @@ def test_checkpoint_round_trip_through_torch(subject):
         for p, q in zip(end, middle, strict=True):
             p.copy_(q)
     third.load_state_dict(through_a_file(second.state_dict()))
-    run(third, end, range(20, 30))
+    run(third, end, range(10, 15))
     assert distance(end, straight) < TOLERANCE
 
 

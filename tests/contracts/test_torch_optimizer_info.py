@@ -63,9 +63,9 @@ def test_every_configuration_equals_torch(name, description, options, engine):
     def skips_a_step(step, index):
         return step == 3 or (index == 1 and step < 2)
 
-    run(getattr(dp, name)(ours, engine=engine, **options), ours, 20, missing=skips_a_step)
+    run(getattr(dp, name)(ours, engine=engine, **options), ours, 8, missing=skips_a_step)
     on_cpu = {key: value for key, value in options.items() if key != "capturable"}  # torch requires an accelerator
-    run(getattr(torch.optim, name)(theirs, **on_cpu), theirs, 20, missing=skips_a_step)
+    run(getattr(torch.optim, name)(theirs, **on_cpu), theirs, 8, missing=skips_a_step)
     assert distance(ours, theirs) < TOLERANCE, description
 
 

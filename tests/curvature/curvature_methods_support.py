@@ -8,7 +8,7 @@ import dashpot as dp
 DOUBLE = 1e-12
 
 
-STEPS = 42
+STEPS = 32  # with the default schedule, products at the steps 0 to 19 and 29
 
 
 ORACLES = {

@@ -57,7 +57,7 @@ def sharded_numbers_of_one_process(name: str, way: str, relative_step: float | N
     assert opt.curvature_stats.products == PRODUCTS
     assert opt.curvature_stats.route == "differences"
     other, expected = reference(name, way, probe="differences", relative_step=relative_step)
-    # With the default step, the relative noise of a product is about 2e-11; measured: 2e-12 to 5e-11 after all steps.
+    # With the default step, the relative noise of a product is about 2e-11; measured: 2e-12 to 5e-11 after 11 steps.
     assert_same(model, opt, other, expected, 1e-9 if relative_step is None else SAME)
 
 

@@ -37,7 +37,13 @@ def test_closed_form_of_gradient_descent_counts_its_steps():
     assert convergence.descent_steps(problem.eigenvalues, rate) == float("inf")
 
 
-@pytest.mark.parametrize("method", convergence.METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, id=method.name, marks=pytest.mark.slow if method.name == "ESGD, version 2" else ())
+        for method in convergence.METHODS
+    ],
+)
 def test_vmapped_search_equals_the_optimizer_class(method, monkeypatch):
     # a diagonal Hessian and signs as probes: products do not depend on chance, so the counts must agree
     h = torch.tensor([1.0, 0.25], dtype=torch.float64)
@@ -74,7 +80,7 @@ def test_unreached_targets_are_reported(monkeypatch):
 
 @pytest.mark.parametrize(
     "route",
-    [pytest.param(r, marks=() if r in ("closure", "differences") else pytest.mark.slow) for r in cost.MUST],
+    [pytest.param(r, marks=() if r == "closure" else pytest.mark.slow) for r in cost.MUST],
 )
 def test_every_route_of_the_cost_table_trains(route):
     batch = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(4)

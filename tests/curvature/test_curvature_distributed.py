@@ -15,24 +15,19 @@ pytestmark = pytest.mark.needs_gloo
 METHODS = ("ESGD-1", "ESGD-2", "AdaHessian", "Sophia")
 ROUTES = ("backward", "step", "curvature_step", "forward", "differences")
 SHARES = ("1-False", "2-True", "2-False", "1-True")
-"""Number of micro-batches, and whether gradients are views of DDP buckets, alternating over methods and routes."""
+"""Number of micro-batches, and whether gradients are views of DDP buckets."""
 CHECKS = (
-    *(
-        f"ddp[{name}-{way}-{SHARES[(i + j) % 4]}]"
-        for i, name in enumerate(METHODS)
-        for j, way in enumerate(ROUTES)
-        if (i // 2 + j) % 2 == 0
-    ),
+    *(f"ddp[{METHODS[j % 4]}-{way}-{SHARES[j % 4]}]" for j, way in enumerate(ROUTES)),
     *(f"ddp[{option}-backward]" for option in ("find_unused_parameters", "static_graph")),
     *(f"no_forward_mode[{option}]" for option in ("find_unused_parameters", "static_graph")),
     *(f"gradients_stay[{way}-{view}]" for way in ("closure", "differences") for view in (False, True)),
-    *(f"falls_back_everywhere[{view}]" for view in (False, True)),
+    "falls_back_everywhere[True]",
     *(f"not_finite_in_one_process[{way}]" for way in ("backward", "step", "curvature_step")),
-    *(f"fsdp[{which}]" for which in ("ESGD-1-step-None", "ESGD-1-curvature_step-0.001", "AdaHessian-step-0.001")),
+    *(f"fsdp[{which}]" for which in ("ESGD-1-step-None", "AdaHessian-curvature_step-0.001")),
     *(f"hessian_of_one_rank[{route}]" for route in ("graph", "differences")),
     *(f"late_sums[{which}]" for which in ("step-True", "curvature_step-False")),
     *(f"resumed[ESGD-2-{sharded}]" for sharded in (False, True)),
-    *(f"repeated_parameters[{divided}]" for divided in (False, True)),
+    "repeated_parameters[True]",
     "a_graph_of_one_process",
     "after_an_evaluation",
     "pieces_of_the_probes",
@@ -61,4 +56,4 @@ def test_all_checks_are_listed(outcomes):
 @pytest.mark.slow
 def test_all_combinations_on_two_ranks(tmp_path):
     """All methods and routes with and without micro-batches and bucket views."""
-    assert_passed(run_processes(WORKER, tmp_path, "^slow"), 70 + 6 + 13 + 6 + 2)
+    assert_passed(run_processes(WORKER, tmp_path, "^slow"), 75 + 14 + 6 + 6 + 2 + 2)

@@ -78,8 +78,8 @@ def check_flat(way, steps, **settings):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_memory_is_flat_over_80_steps(way, no_collector):
-    check_flat(way, 80, update_d_every=2)
+def test_memory_is_flat_over_40_steps(way, no_collector):
+    check_flat(way, 40, update_d_every=2)
 
 
 @pytest.mark.slow

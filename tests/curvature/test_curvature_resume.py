@@ -29,9 +29,9 @@ METHODS = {
     "Sophia": (dp.Sophia, {"lr": 0.01}),
 }
 EVERY_METHOD = pytest.mark.parametrize("name", METHODS)
-PROBING = {"update_d_every": 4, "d_warmup": 3, "seed": 9}  # products at 0, 1, 2, 6, 10, 14, ...
+PROBING = {"update_d_every": 4, "d_warmup": 3, "seed": 9}  # products at 0, 1, 2, 6, 10, ...
 SAVED_AT = 8  # in the middle of an interval
-STEPS = 20
+STEPS = 12
 
 
 def make(name, params, **changes):
@@ -77,7 +77,7 @@ def test_saved_between_products_on_every_route(way, tmp_path):
     second, again = reload(tmp_path / "run.pt", "AdaHessian", probe=probe_of(way))
     march(second, again, range(SAVED_AT, STEPS), way)
     assert_same_run((second, again), (whole, straight))
-    assert second.curvature_stats.products == 7
+    assert second.curvature_stats.products == 5
 
 
 @pytest.mark.diagonal
@@ -119,7 +119,7 @@ def test_saved_after_a_skipped_product(tmp_path):
     second, again = reload(tmp_path / "run.pt", "AdaHessian", probe=products, distribution="gaussian", seed=0)
     march(second, again, range(SAVED_AT, STEPS))
     assert_same_run((second, again), (whole, straight))
-    assert second.curvature_stats[2:4] == (5, 2)
+    assert second.curvature_stats[2:4] == (3, 2)
     assert all(torch.equal(v, w) for v, w in zip(drawn, expected, strict=True))
     assert not any(torch.equal(v, w) for i, v in enumerate(expected) for w in expected[:i])
 

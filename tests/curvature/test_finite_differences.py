@@ -286,6 +286,7 @@ def test_differences_include_curvature_of_kinks():
     assert (found.double() - expected).norm() < 0.05 * expected.norm()
 
 
+@pytest.mark.slow
 def test_on_a_relu_network_in_float32_products_agree_in_the_mean():
     # The jumps of the gradient are multiples of the residuals. If the residuals have mean zero for every input (the
     # targets are outputs of the network plus noise), the contribution of the jumps to a product also has mean zero.

@@ -129,7 +129,13 @@ OTHERS = {
 
 @pytest.mark.diagonal
 @BOTH
-@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(other, id=name, marks=pytest.mark.slow if "far on" in name else ())
+        for name, other in OTHERS.items()
+    ],
+)
 def test_tensors_products_and_seeds_are_independent(distribution, other):
     base: dict[str, Any] = {"seed": 11, "number": 7, "ordinal": 3}
     a, b = (probe(distribution, N, **numbers) for numbers in (base, base | other))
@@ -189,7 +195,7 @@ def test_real_and_imaginary_parts_are_independent_entries(distribution):
     assert torch.equal(torch.view_as_real(z), probe(distribution, N, 2))
 
 
-@pytest.mark.parametrize("step", [0, 1, 7])
+@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 1))])
 def test_probes_are_independent_of_stochastic_rounding(step):
     # Seed and tensor are the same, and the product number equals the step: only the purpose of the stream differs.
     seed, ordinal, count = 13, 2, 2**18
@@ -234,14 +240,15 @@ def test_rademacher_probes_are_equal_in_all_dtypes(dtype):
 
 
 def test_gaussian_probes_are_equal_in_all_dtypes_up_to_rounding():
-    exact, single = probe("gaussian", N), probe("gaussian", N, dtype=torch.float32)
+    count = N // 4
+    exact, single = probe("gaussian", count), probe("gaussian", count, dtype=torch.float32)
     error = (single.double() - exact).abs()
     # r = sqrt(-2 log u): u near 1 is rounded by 2^-25, so the error of r^2 is at most 2^-24, and that of r is at most
     # 2^-12 where r itself is that small; everywhere else r is accurate to a few units in the last place.
     assert error.max() < 2**-12
     assert error.quantile(0.999) < 2e-5
     for dtype, rounding in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):  # the unit roundoffs
-        half = probe("gaussian", N, dtype=dtype)
+        half = probe("gaussian", count, dtype=dtype)
         assert half.dtype == dtype
         assert ((half.double() - single.double()).abs() <= rounding * single.double().abs() + 2**-25).all()
 
@@ -292,7 +299,7 @@ shapes = st.lists(st.integers(0, 5), min_size=0, max_size=4).map(tuple)
 kinds = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     distribution=st.sampled_from(["rademacher", "gaussian"]),
     shape=shapes,

@@ -40,34 +40,30 @@ def test_crop_shifts_and_fills(padding):
     """Compare each crop with all possible shifts of the image."""
     images = distinct_pixels()
     height, width = images.shape[2:]
+    moves = [(down, right) for down in range(-padding, padding + 1) for right in range(-padding, padding + 1)]
+    candidates = torch.stack([shifted(images, down, right) for down, right in moves])
     shifts = set()
-    for new, old in zip(crop(images, seeded_generator(), padding, fill=-1.0), images, strict=True):
-        matches = [
-            (down, right)
-            for down in range(-padding, padding + 1)
-            for right in range(-padding, padding + 1)
-            if torch.equal(new, shifted(old, down, right))
-        ]
+    for index, new in enumerate(crop(images, seeded_generator(), padding, fill=-1.0)):
+        equal = (candidates[:, index] == new).flatten(1).all(1)
+        matches = [move for move, same in zip(moves, equal.tolist(), strict=True) if same]
         empty = bool((new == -1).all())
         assert matches if empty else len(matches) == 1
         if not empty:
             shifts.add(matches[0])
     # In 200 draws from at most 25 shifts, a given shift is missing with a probability of 3e-4.
     if padding <= 2:
-        assert {
-            (down, right) for down in range(-padding, padding + 1) for right in range(-padding, padding + 1)
-        } <= shifts
+        assert set(moves) <= shifts
     assert all(abs(down) < height and abs(right) < width for down, right in shifts)
 
 
-def shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """Return `image` shifted pixel by pixel."""
-    result = torch.full_like(image, -1.0)
-    height, width = image.shape[1:]
+def shifted(images: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Return `images` shifted pixel by pixel."""
+    result = torch.full_like(images, -1.0)
+    height, width = images.shape[2:]
     for row in range(height):
         for column in range(width):
             if 0 <= row + down < height and 0 <= column + right < width:
-                result[:, row + down, column + right] = image[:, row, column]
+                result[:, :, row + down, column + right] = images[:, :, row, column]
     return result
 
 

@@ -38,6 +38,7 @@ def test_real_data_set_has_published_shapes_and_class_counts(system):
     assert images.train_images.mean() / 255 == pytest.approx(0.2860, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_checksums_match_published_files(system):
     """Debian's gzip headers lack the name and time stamp; restoring both must reproduce the published MD5."""
     for file in FILES:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dashpot.data import idx
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(shape=st.lists(st.integers(0, 5), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_decode_inverts_encode_for_every_shape(shape, seed):
     array = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)

@@ -2,15 +2,32 @@
 
 SUBJECTS_OF_TWO_RANKS = (
     "adamw-decay",
-    "nadam-decay",
-    "qhm-debiased",
     "autosgm-1-zero",
-    "autosgm-3-debiased",
     "own-stage",
     "scheduled",
-    "esgd-2",
     "sophia",
 )
-"""Subjects with scalars for each tensor, reductions, schedules and products."""
+"""Subjects with reductions, slots and scalars for each tensor, schedules and products."""
 
-SLOW = ("checkpoint[AdamW-False]", "checkpoint[AdamW-True]", "checkpoint[AutoSGM-False]", "checkpoint[NAdam-True]")
+SLOW = (
+    "compiled[nadam]",
+    "nonfinite[eager-0-raise]",
+    "nonfinite[eager-3-skip]",
+    "nonfinite[eager-4-skip]",
+    "nonfinite[eager-4-raise]",
+    "nonfinite[compiled-0-skip]",
+    "nonfinite[compiled-3-skip]",
+    "nonfinite[compiled-3-raise]",
+    "nonfinite[compiled-4-raise]",
+    "nonfinite_replicas[0-raise]",
+    "nonfinite_replicas[3-skip]",
+    "fully_shard[NAdam]",
+    "checkpoint[AdamW-False]",
+    "checkpoint[AdamW-True]",
+    "checkpoint[AutoSGM-False]",
+    "checkpoint[NAdam-True]",
+    "hybrid_sharding[1-adamw-decay]",
+    "hybrid_sharding[1-autosgm-1-debiased]",
+    "hybrid_sharding[2-adamw-decay]",
+    "hybrid_sharding[2-autosgm-4-zero]",
+)

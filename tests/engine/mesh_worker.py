@@ -61,7 +61,11 @@ CHECKS |= {f"fully_shard[{name}]": (fully_sharded_model, name) for name in METHO
 CHECKS |= {
     f"checkpoint[{name}-{full}]": (distributed_checkpoint, name, full) for name in METHODS for full in (False, True)
 }
-CHECKS |= {f"hybrid_sharding[{replicas}]": (hybrid_sharding, replicas) for replicas in (1, 2)}
+CHECKS |= {
+    f"hybrid_sharding[{replicas}-{name}]": (hybrid_sharding, replicas, name)
+    for replicas in (1, 2)
+    for name in ("adamw-decay", "autosgm-1-debiased", "autosgm-4-zero")
+}
 CHECKS |= {
     check.__name__: (check,)
     for check in (

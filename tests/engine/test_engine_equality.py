@@ -46,6 +46,12 @@ def check_equal_in_double(subject, shapes, steps):
 
 
 @each()
+def test_compiled_equals_eager(subject):
+    check_equal_in_double(subject, SMALL, 25)
+
+
+@pytest.mark.slow
+@each()
 def test_compiled_equals_eager_over_100_steps(subject):
     check_equal_in_double(subject, SMALL, 100)
 
@@ -61,12 +67,12 @@ def test_compiled_equals_eager_for_large_tensors_of_every_method(subject):
     check_equal_in_double(subject, SMALL + LARGE, 20)
 
 
-def check_narrow(subject, dtype):
+def check_narrow(subject, dtype, steps):
     """Check that the error of the compiled engine is at most twice that of the eager engine, plus one rounding."""
     first, second = pair_of(subject, parameters(dtype))
     exact = [p.detach().double().requires_grad_() for p in parameters(dtype)]
     reference = subject.make(exact, engine="eager")
-    for step in range(100):
+    for step in range(steps):
         set_gradients(first[0], step)
         set_gradients(second[0], step)
         for p, q in zip(first[0], exact, strict=True):
@@ -80,14 +86,14 @@ def check_narrow(subject, dtype):
 
 @pytest.mark.parametrize(("name", "dtype"), NARROW, ids=str)
 def test_compiled_is_as_accurate_as_eager(name, dtype):
-    check_narrow(NAMED[name], dtype)
+    check_narrow(NAMED[name], dtype, 40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @each_second()
 def test_compiled_is_as_accurate_as_eager_for_every_method(subject, dtype):
-    check_narrow(subject, dtype)
+    check_narrow(subject, dtype, 100)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -265,7 +271,11 @@ CHANGES = [
 
 
 @pytest.mark.usefixtures("empty_cache")
-@pytest.mark.parametrize("kind", [dp.AdamW, dp.Adam, dp.NAdam], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [dp.AdamW, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (dp.Adam, dp.NAdam))],
+    ids=lambda kind: kind.__name__,
+)
 def test_changed_settings_compile_nothing(kind):
     params = parameters(shapes=((3, 2), (4,), (), (5,), (300,)))
     first, second = eager_and_compiled(lambda ps, **how: kind(ps, lr=0.01, weight_decay=0.0, **how), params)

@@ -77,6 +77,7 @@ class TestOtherProcess:
         assert b"libgomq.so.1" in kept.read_bytes()
         assert b"libgomp.so.1" not in kept.read_bytes()
 
+    @pytest.mark.slow
     def test_exit_kills_compiler_of_daemon_thread(self, hanging, isolated_cache, tmp_path):
         script = f"""
             import contextlib, threading, time
@@ -154,7 +155,7 @@ def multiprocessing_child():
 
 
 class TestConcurrency:
-    @pytest.mark.parametrize("processes", [8, pytest.param(50, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("processes", [4, pytest.param(50, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
     def test_concurrent_processes_with_cold_cache(self, processes, locks, logged, monkeypatch):
         monkeypatch.setattr(build, "PEER_TIMEOUT", 300.0)

@@ -41,6 +41,7 @@ def spoil(params, index, value):
     params[index].grad.view(-1)[0] = value
 
 
+@pytest.mark.diagonal
 @engines
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("index", [0, 2, 3])

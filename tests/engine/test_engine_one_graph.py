@@ -14,7 +14,7 @@ RECIPES |= {
     f"autosgm-{n}": dp.AutoSGM.recipe_for(numerator=n, zero=0.5, decay="change", weight_decay=0.1) for n in range(5)
 }
 RECIPES["centred rmsprop with momentum"] = dp.RMSprop.recipe_for(centered=True, momentum=0.9, weight_decay=0.1)
-FAST = ("sgd", "adamw", "nadam", "autosgm-3", "sophia", "centred rmsprop with momentum")
+FAST = ("sgd", "autosgm-3", "sophia")
 
 
 def as_tensors(record):

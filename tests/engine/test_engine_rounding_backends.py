@@ -58,6 +58,7 @@ def test_traced_graph_uses_portable_operations():
     assert dtypes == {torch.int16, torch.int32, torch.float32, torch.bfloat16, torch.bool}
 
 
+@pytest.mark.slow  # importing torch's compiler takes seconds
 def test_dynamo_eager_matches_bit_for_bit():
     x, index, word = all_inputs()
     torch.compiler.reset()

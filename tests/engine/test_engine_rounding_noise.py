@@ -23,7 +23,7 @@ def reference_mix(word, salt):
     return (x + 2**31) % 2**32 - 2**31
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(word=st.integers(-(2**31), 2**31 - 1), salt=st.integers(-(2**31), 2**31 - 1))
 def test_mix_matches_reference_hash(word, salt):
     expected = reference_mix(word, salt)
@@ -100,7 +100,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**62 + 1])
+@pytest.mark.parametrize("seed", [0, *slow(1, 2**62 + 1)])
 def test_noise_is_uniform(seed):
     values = noise(indices(2**22), stream(seed_word(seed), *BASE))
     assert values.dtype == torch.int32
@@ -111,25 +111,31 @@ def test_noise_is_uniform(seed):
     assert abs(mean_z) < Z
 
 
-@pytest.mark.parametrize("lag", [1, 128, 384, *slow(2, 16, 64, 256, 512, 2**16)])  # 128 to 384 share a hash
+@pytest.mark.parametrize("lag", [1, 128, *slow(2, 16, 64, 256, 384, 512, 2**16)])  # 128 to 384 share a hash
 def test_noise_of_adjacent_elements_is_independent(lag):
     values = noise(indices(N + lag), stream(seed_word(3), *BASE))
     assert_independent(values[:-lag], values[lag:])
 
 
-@pytest.mark.parametrize("lag", [0, 128, *slow(1, 256, 384, 512)])
+@pytest.mark.parametrize("lag", [0, *slow(1, 128, 256, 384, 512)])
 def test_noise_halves_are_independent_across_lags(lag):
     word = stream(seed_word(3), *BASE)
     assert_independent(noise(indices(N), word, 0), noise(indices(N) + lag, word, 1))
 
 
-@pytest.mark.parametrize("numbers", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param(numbers, id=name, marks=() if name in ("next step", "numbers swapped") else pytest.mark.slow)
+        for name, numbers in OTHERS.items()
+    ],
+)
 def test_noise_of_adjacent_streams_is_independent(numbers):
     a, b = (noise(indices(N), stream(seed_word(3), *n)) for n in (BASE, numbers))
     assert_independent(a, b)
 
 
-@pytest.mark.parametrize("change", [1, 2**16, -(2**31)])
+@pytest.mark.parametrize("change", [1, *slow(2**16, -(2**31))])
 def test_streams_with_overlapping_counters_are_independent(change):
     word = stream(seed_word(3), *BASE)
     a, b = noise(indices(N), word), noise(indices(N), word ^ change)

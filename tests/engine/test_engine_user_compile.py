@@ -1,12 +1,13 @@
 """Use inside torch.compile: the functional form is traced completely, and `opt.step()` causes a graph break."""
 
+from functools import partial
 from unittest import mock
 
 import pytest
 import torch
 from contracts.trajectories import distance
 from engine_support import CountingBackend, each_for_dynamo
-from registry import SUBJECTS, each
+from registry import SUBJECTS, each, marked
 
 import dashpot as dp
 from dashpot.functional import init, update
@@ -92,23 +93,32 @@ def test_tensor_step_number_matches_integer(subject):
     assert all(value.dtype == torch.float32 for value in low.values())
 
 
-def test_changed_tensor_lr_does_not_recompile():
+recipes = pytest.mark.parametrize(
+    "recipe_for",
+    [partial(dp.SGD.recipe_for, momentum=0.9), pytest.param(dp.AdamW.recipe_for, marks=pytest.mark.slow)],
+    ids=["SGD", "AdamW"],
+)
+
+
+@recipes
+def test_changed_tensor_lr_does_not_recompile(recipe_for):
     rate, count = torch.tensor(0.1, dtype=torch.float64), CountingBackend()
-    recipe = dp.AdamW.recipe_for(lr=rate)
+    recipe = recipe_for(lr=rate)
     train_step = torch.compile(trainer(recipe), fullgraph=True, backend=count)
     w = other = weights()
     state = expected = init(recipe, w)
     for step in range(4):
         rate.fill_(0.1 / (1 + step))
         w, state = train_step(torch.tensor(step), w, state, *data(step))
-        plain = dp.AdamW.recipe_for(lr=0.1 / (1 + step))
+        plain = recipe_for(lr=0.1 / (1 + step))
         other, expected = trainer(plain)(step, other, expected, *data(step))
     assert distance(list(w.values()), list(other.values())) < SAME
     assert len(count.graphs) == 1
 
 
-def test_autograd_grad_is_traced():
-    recipe, count = dp.AdamW.recipe_for(lr=0.1), CountingBackend()
+@recipes
+def test_autograd_grad_is_traced(recipe_for):
+    recipe, count = recipe_for(lr=0.1), CountingBackend()
 
     def train_step(step, w, state, x, y):
         grads = torch.autograd.grad(loss_of(w, x, y), list(w.values()))
@@ -168,10 +178,11 @@ def results(subject, backend=None, steps=4, **options):
 
 
 NAMES = ("sgd-momentum", "adamw", "nadam", "autosgm-2-zero", "sgm-all-stages", "own-stage", "scheduled")
+FAST = frozenset(["own-stage", "scheduled"])
 
 
 @pytest.mark.diagonal
-@each(lambda subject: subject.name in NAMES)
+@pytest.mark.parametrize("subject", marked((s for s in SUBJECTS if s.name in NAMES), FAST), ids=str)
 @pytest.mark.parametrize("capturable", [False, True])
 def test_optimizer_step_in_compiled_function_matches_plain(subject, capturable):
     count = CountingBackend()
@@ -182,10 +193,11 @@ def test_optimizer_step_in_compiled_function_matches_plain(subject, capturable):
     assert optimizer.steps_done() == 4
 
 
-def test_compiled_engine_in_compiled_function():
+@pytest.mark.parametrize("name", ["sgd-momentum", pytest.param("adamw", marks=pytest.mark.slow)])
+def test_compiled_engine_in_compiled_function(name):
     from dashpot.engine.inductor import Inductor
 
-    (subject,) = (subject for subject in SUBJECTS if subject.name == "adamw")
+    (subject,) = (subject for subject in SUBJECTS if subject.name == name)
     plain, _ = results(subject)
     outer, inner = CountingBackend(), CountingBackend()
     params, train_step, optimizer = model_step(subject)

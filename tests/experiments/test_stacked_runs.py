@@ -13,7 +13,9 @@ def plan(*seeds, **given):
     return Plan(digit_images(), seeds, **{"hidden": (4,), "epochs": 1, **given})
 
 
-@pytest.mark.parametrize(("method", "separate"), [("adam", False), ("autosgm-1", True)])
+@pytest.mark.parametrize(
+    ("method", "separate"), [("adam", False), pytest.param("autosgm-1", True, marks=pytest.mark.slow)]
+)
 def test_runs_of_a_seed_do_not_depend_on_the_other_seeds(method, separate):
     both, alone = (train(plan(*seeds, separate=separate), maker(method, 0.01)) for seeds in ((0, 1), (1,)))
     assert both.test[1] == alone.test[0]

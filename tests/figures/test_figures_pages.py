@@ -83,6 +83,7 @@ def test_drawing_for_a_page_leaves_the_figure_unchanged():
     assert drawn.axes[0].get_legend().get_visible()
 
 
+@pytest.mark.slow
 def test_page_of_many_long_series_is_at_most_300_kilobytes():
     drawn, axes = new_figure("test", columns=2, size=(7, 2.6))
     noise = np.random.default_rng(0).normal(size=(12, 5_000)).cumsum(axis=1)
@@ -110,7 +111,11 @@ def test_missing_jinja2_is_named(monkeypatch):
 
 @pytest.mark.parametrize(
     ("suffix", "start"),
-    [("png", b"\x89PNG"), pytest.param("pdf", b"%PDF", marks=pytest.mark.slow), ("svg", b"<?xml")],
+    [
+        pytest.param("png", b"\x89PNG", marks=pytest.mark.slow),
+        pytest.param("pdf", b"%PDF", marks=pytest.mark.slow),
+        ("svg", b"<?xml"),
+    ],
 )
 def test_saved_files_are_reproducible(tmp_path, suffix, start):
     one, two = (save(figure(1), tmp_path / folder / f"plot.{suffix}").read_bytes() for folder in ("a", "b"))

@@ -1,5 +1,6 @@
 """Examples run as scripts with the documented results."""
 
+import functools
 import math
 import runpy
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import dashpot as dp
+from dashpot import tasks
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -93,7 +95,11 @@ def test_swap_one_import(capsys):
     ]
 
 
-def test_own_optimizer(capsys):
+@pytest.mark.parametrize("batch_size", [100, pytest.param(None, marks=pytest.mark.slow)])
+def test_own_optimizer(capsys, monkeypatch, batch_size):
+    """The fast test takes fewer steps, with larger batches than the example."""
+    if batch_size:
+        monkeypatch.setattr(tasks, "get", functools.partial(tasks.get, batch_size=batch_size))
     runs = run("own_optimizer")["runs"]
     assert [found.entry for found in runs] == [
         "adamw",

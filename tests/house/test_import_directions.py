@@ -39,8 +39,16 @@ def unit(parts: tuple[str, ...]) -> str:
     return parts[0].removesuffix(".py")
 
 
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all statements of a tree, also nested ones, without a walk through their expressions."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for node in getattr(tree, field, ()):
+            yield node
+            yield from statements(node)
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             if node.module == "dashpot":
@@ -49,6 +57,36 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, str(node.module).split(".")[1]
         elif isinstance(node, ast.Import):
             yield from ((node.lineno, a.name.split(".")[1]) for a in node.names if a.name.startswith("dashpot."))
+
+
+def test_nested_imports_are_found():
+    nested = """
+def f():
+    if x:
+        pass
+    elif y:
+        import dashpot.a
+    try:
+        from dashpot.b import z
+    except E:
+        from dashpot import c
+    else:
+        import dashpot.d
+    finally:
+        import dashpot.e
+    match x:
+        case 1:
+            import dashpot.f
+class C:
+    async def g(self):
+        async with x:
+            for i in x:
+                import dashpot.g
+            else:
+                while i:
+                    import dashpot.h
+"""
+    assert sorted(name for _, name in imports(ast.parse(nested))) == list("abcdefgh")
 
 
 def test_imports_between_packages_point_down():

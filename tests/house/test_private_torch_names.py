@@ -1,6 +1,7 @@
 """Private names of torch are used only in `dashpot._torch_private`."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,12 +38,18 @@ def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from ((node.lineno, name) for name in names if any(map(PRIVATE.match, name.split("."))))
-        elif isinstance(node, ast.Attribute):
-            chain = ast.unparse(node).split(".")
-            if PRIVATE.match(node.attr) and (chain[0] == "torch" or node.attr in ATTRIBUTES):
-                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and PRIVATE.match(node.attr):
+            text = ast.unparse(node)
+            if text.split(".")[0] == "torch" or node.attr in ATTRIBUTES:
+                yield node.lineno, text
         elif isinstance(node, ast.Constant) and node.value in ATTRIBUTES:
             yield node.lineno, repr(node.value)
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """Return the syntax tree of every source file."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
 
 
 @pytest.mark.parametrize(
@@ -67,9 +74,9 @@ def test_public_names_are_not_found():
 def test_private_names_of_torch_stay_in_one_module():
     found = [
         f"{path.relative_to(SOURCE)}:{line}: {name}"
-        for path in sorted(SOURCE.rglob("*.py"))
+        for path, tree in trees().items()
         if path != MODULE
-        for line, name in private_names(ast.parse(path.read_text(encoding="utf-8")))
+        for line, name in private_names(tree)
     ]
     assert not found, "\n".join(found)
 
@@ -77,8 +84,9 @@ def test_private_names_of_torch_stay_in_one_module():
 def test_every_name_of_the_module_is_imported_elsewhere():
     imported = {
         alias.name
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for path, tree in trees().items()
+        if MODULE.stem in path.read_text(encoding="utf-8")
+        for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module == "dashpot._torch_private"
         for alias in node.names
     }

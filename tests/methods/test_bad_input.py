@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from contracts.trajectories import identical, parameters, run, values
+from contracts.trajectories import SMALL, identical, parameters, run, values
 from subjects import known_products
 
 import dashpot as dp
@@ -62,7 +62,7 @@ def test_constructor_rejects_invalid_values(cls, name):
 
 @each_argument
 def test_invalid_value_in_a_new_group_changes_nothing(cls, name):
-    params = parameters()
+    params = parameters(shapes=SMALL)
     optimizer = made(cls, params)
     run(optimizer, params, 1)
     start, groups = values(params), copy.deepcopy(optimizer.state_dict()["param_groups"])
@@ -76,7 +76,7 @@ def test_invalid_value_in_a_new_group_changes_nothing(cls, name):
 
 @pytest.mark.parametrize(("cls", "name"), [case for case in CASES if case[1] not in NOT_READ_IN_A_STEP])
 def test_invalid_value_in_an_edited_group_changes_nothing(cls, name):
-    params = parameters()
+    params = parameters(shapes=SMALL)
     optimizer = made(cls, params)
     run(optimizer, params, 1)
     start, state = values(params), copy.deepcopy(optimizer.state_dict()["state"])
@@ -91,14 +91,14 @@ def test_invalid_value_in_an_edited_group_changes_nothing(cls, name):
         assert all(torch.equal(value, state[index][slot]) for slot, value in saved.items())
     optimizer.param_groups[0][key] = good
     run(optimizer, params, [1])
-    straight = parameters()
+    straight = parameters(shapes=SMALL)
     run(made(cls, straight), straight, 2)
     assert identical(params, straight)
 
 
 @each_argument
 def test_invalid_value_in_a_checkpoint_changes_nothing(cls, name):
-    params = parameters()
+    params = parameters(shapes=SMALL)
     optimizer = made(cls, params)
     run(optimizer, params, 1)
     saved, before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())

@@ -10,12 +10,30 @@ CASES = golden.cases(*(f"autosgm_{name}" for name in FILES))
 IDS = [case_id for case_id, _, _ in CASES]
 
 
+def facts_of(case_id, problem, case):
+    """Return the kind of problem, quirks and settings of a case (every entry of a tuple is a setting), by file."""
+    facts = {("kind", 0, problem["kind"]), *(("quirk", 0, name) for name in case["quirks"])}
+    for key, value in case["config"].items():
+        facts |= {(key, place, repr(item)) for place, item in enumerate(value if isinstance(value, list) else [value])}
+    return {(case_id.split("-")[0], *fact) for fact in facts}
+
+
+def as_parameters(cases):
+    """Return parameters, with cases as slow tests if all their facts occur in earlier cases."""
+    seen, found = set(), []
+    for case in cases:
+        facts = facts_of(*case)
+        found.append(pytest.param(*case, marks=() if facts - seen else pytest.mark.slow))
+        seen |= facts
+    return found
+
+
 def optimizer(params, case):
     config = dict(case["config"])
     return dp.AutoSGM(params, **config, quirks=tuple(case["quirks"]))
 
 
-@pytest.mark.parametrize(("case_id", "problem", "case"), CASES, ids=IDS)
+@pytest.mark.parametrize(("case_id", "problem", "case"), as_parameters(CASES), ids=IDS)
 def test_trajectory_equals_the_original(case_id, problem, case):
     params = golden.start(problem)
     # This is the tolerance in tests/golden/README.md; the formulas reproduce the recordings to about 1e-14.

@@ -6,12 +6,16 @@ import re
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run
-from registry import each, each_second
+from registry import SUBJECTS, each, each_second, marked
 
 import dashpot as dp
 from dashpot.optimizers.group_keys import CARRIED, edit_distance, nearest
 from dashpot.optimizers.options import OPTION_NAMES
 from dashpot.optimizers.second_order_base import SecondOrder
+
+FIRST_OF_CLASS = frozenset({item.cls: item.name for item in reversed(SUBJECTS) if item.kind}.values())
+each_class = pytest.mark.parametrize("subject", marked(SUBJECTS, FIRST_OF_CLASS), ids=str)
+"""The names of settings depend on the class, so that the other subjects of a class are slow tests."""
 
 USER_KEYS = {
     "layer": 3,
@@ -115,7 +119,7 @@ def misspelt(name):
         yield name.replace("_", "-")
 
 
-@each()
+@each_class
 def test_misspelt_setting_is_rejected_with_a_suggestion(subject):
     optimizer = subject.make([{"params": parameters()}])
     known = {*optimizer.defaults, *arguments_of(optimizer), *CARRIED}
@@ -144,8 +148,8 @@ def test_group_keeps_keys_of_users_and_of_torch(subject):
 @each()
 def test_keys_of_users_have_no_effect(subject):
     first, second = parameters(), parameters()
-    run(subject.make(first), first, 3)
-    run(subject.make([{"params": second, **USER_KEYS, "extra": {"lr": 7}}]), second, 3)
+    run(subject.make(first), first, 2)
+    run(subject.make([{"params": second, **USER_KEYS, "extra": {"lr": 7}}]), second, 2)
     assert identical(first, second)
 
 

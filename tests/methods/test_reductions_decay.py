@@ -75,11 +75,11 @@ def test_fixed_points_of_constant_decay(name):
     build, gain, strength = FIXED_POINTS[name]
     w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimizer = build([w])
-    for _ in range(1500):
+    for _ in range(450):
         w.grad = CURVATURE * (w.detach() - 1)
         optimizer.step()
     expected = gain * CURVATURE / (gain * CURVATURE + strength)
-    torch.testing.assert_close(w.detach(), expected, rtol=1e-9, atol=0)  # the slowest mode shrinks by a factor of 0.99
+    torch.testing.assert_close(w.detach(), expected, rtol=1e-9, atol=0)  # the slowest mode shrinks by a factor of 0.95
 
 
 def test_decay_is_not_applied_without_a_gradient():

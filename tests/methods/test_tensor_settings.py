@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.trajectories import distance, identical, parameters, run, values
+from contracts.trajectories import SMALL, distance, identical, parameters, run, values
 from registry import SUBJECTS, each
 
 import dashpot as dp
@@ -40,8 +40,8 @@ def as_numbers(value):
     return tuple(map(as_numbers, value)) if isinstance(value, tuple) else value.item()
 
 
-def trajectory(subject, engine, settings, steps=3):
-    params = parameters()
+def trajectory(subject, engine, settings, steps=2):
+    params = parameters(shapes=SMALL)
     optimizer = subject.make(params, engine=engine)
     optimizer.param_groups[0].update(settings)
     return values(run(optimizer, params, steps))

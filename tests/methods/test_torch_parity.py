@@ -1,4 +1,4 @@
-"""Parity with torch.optim to 1e-11 for random settings, after 100 steps in float64.
+"""Parity with torch.optim to 1e-11 for random settings, after 100 steps (30 in fast tests) in float64.
 
 The error is relative to max(1, |w|), for all parameters at the end of the run. Gradients are recorded, so that errors
 do not compound. Some gradients are missing, and groups differ.
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import dashpot as dp
 
-STEPS = 100
+STEPS = 30
+MANY_STEPS = 100
 TOLERANCE = 1e-11
 
 RATES = st.floats(1e-4, 0.5)
@@ -73,8 +74,8 @@ def float64_by_default():
     torch.set_default_dtype(torch.float32)
 
 
-def train(cls, groups, size, missing, nudge=0.0):
-    """Return the parameters after 100 steps from a start shifted by `nudge`, where each group has its own settings."""
+def train(cls, groups, size, missing, nudge=0.0, steps=STEPS):
+    """Return the parameters after a run from a start shifted by `nudge`, where each group has its own settings."""
     params = [parameters(seed=seed) for seed, _ in enumerate(groups)]
     with torch.no_grad():
         for group in params:
@@ -82,7 +83,7 @@ def train(cls, groups, size, missing, nudge=0.0):
                 p.add_(nudge)
     optimizer = cls([{"params": p, **options} for p, options in zip(params, groups, strict=True)])
     flat = [p for group in params for p in group]
-    for step in range(STEPS):
+    for step in range(steps):
         for index, p in enumerate(flat):
             left_out = missing is not None and index == 1 and step % missing == 0
             p.grad = None if left_out else size * gradient(p, step, index)
@@ -90,7 +91,7 @@ def train(cls, groups, size, missing, nudge=0.0):
     return [p.detach() for p in flat]
 
 
-def assert_parity(name, groups, size, missing):
+def assert_parity(name, groups, size, missing, steps):
     """Compare with torch, except for draws in which only rounding errors would be compared.
 
     These are draws for which the result of torch is NaN (because a centered variance is below zero), or for which torch
@@ -98,31 +99,31 @@ def assert_parity(name, groups, size, missing):
     gradient, and the denominator has no memory).
     """
     cls, separate = getattr(torch.optim, name), [{**group, "foreach": False} for group in groups]
-    theirs = train(cls, separate, size, missing)
+    theirs = train(cls, separate, size, missing, steps=steps)
     assume(all(bool(torch.isfinite(p).all()) for p in theirs))
-    assume(distance(train(cls, separate, size, missing, nudge=1e-13), theirs) < 1e-11)
-    ours = train(getattr(dp, name), groups, size, missing)
+    assume(distance(train(cls, separate, size, missing, nudge=1e-13, steps=steps), theirs) < 1e-11)
+    ours = train(getattr(dp, name), groups, size, missing, steps=steps)
     assert distance(ours, theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("examples", "steps"), [(4, STEPS), pytest.param(100, MANY_STEPS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
-def test_random_settings_equal_torch(name, examples):
+def test_random_settings_equal_torch(name, examples, steps):
     @settings(max_examples=examples)
     @given(options=METHODS[name], size=SIZES, missing=MISSING)
     def one_group(options, size, missing):
-        assert_parity(name, [options], size, missing)
+        assert_parity(name, [options], size, missing, steps)
 
     one_group()
 
 
-@pytest.mark.parametrize("examples", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("examples", "steps"), [(2, STEPS), pytest.param(30, MANY_STEPS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
-def test_random_group_settings_equal_torch(name, examples):
+def test_random_group_settings_equal_torch(name, examples, steps):
     @settings(max_examples=examples)
     @given(groups=st.lists(METHODS[name], min_size=2, max_size=3), size=SIZES, missing=MISSING)
     def several_groups(groups, size, missing):
-        assert_parity(name, groups, size, missing)
+        assert_parity(name, groups, size, missing, steps)
 
     several_groups()
 

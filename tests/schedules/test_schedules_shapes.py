@@ -52,7 +52,7 @@ def test_kronecker_points_are_distinct_and_fill_the_interval_evenly(count):
 
 
 @pytest.mark.parametrize("name", FALLING)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(data=st.data(), repeats=st.integers(1, 6))
 def test_shape_falls_from_exactly_1_to_exactly_0(name, data, repeats):
     order = data.draw(orders(name))

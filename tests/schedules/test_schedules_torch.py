@@ -147,7 +147,7 @@ def test_factor_is_a_valid_torch_lambda(schedule):
     assert drawn == values(schedule, BASE, 30)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     steps=st.integers(5, 60),
     pct_start=st.floats(0.05, 0.5),
@@ -232,7 +232,7 @@ def test_exponential_warmup_reaches_the_documented_fractions():
     assert sch.ExponentialWarmup(0.0).table(3) == [1.0, 1.0, 1.0]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     history=st.lists(st.floats(0.1, 10) | st.just(math.nan), max_size=40),
     factor=st.floats(0.1, 0.9),

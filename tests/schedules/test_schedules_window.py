@@ -60,7 +60,7 @@ def test_golden_has_all_cases():
     assert sum(bool(case["quirks"]) for case in RAW) == 6
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(window=windows())
 def test_factors_are_within_floor_and_1_and_periodic(window):
     table = window.table(3 * window.steps)
@@ -68,14 +68,14 @@ def test_factors_are_within_floor_and_1_and_periodic(window):
     assert table[: window.steps] == table[window.steps : 2 * window.steps] == table[2 * window.steps :]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(window=windows())
 def test_values_are_held(window):
     table = np.array(window.table(window.steps)).reshape(-1, window.hold)
     assert np.all(table == table[:, :1])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(window=windows(half=True, whole=True, uniform=True))
 def test_half_window_starts_at_1_and_ends_one_value_short_of_the_floor(window):
     values = window.steps // window.hold
@@ -84,14 +84,14 @@ def test_half_window_starts_at_1_and_ends_one_value_short_of_the_floor(window):
     assert window(window.steps - 1) == window.floor + (1 - window.floor) * last
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(window=windows(half=True))
 def test_half_window_never_rises_unless_unsorted(window):
     falls = np.diff(window.table(window.steps)) <= 1e-15  # rounding only
     assert window.sequence == "kronecker-unsorted" or np.all(falls)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(window=windows(half=False, uniform=True, lengths=st.sampled_from([2, 4, 8, 16, 32])))
 def test_full_window_starts_at_the_floor_peaks_in_the_middle_and_mirrors(window):
     # With a power of two, |2 f - 1| is exact, and therefore also the mirror image.
@@ -101,14 +101,14 @@ def test_full_window_starts_at_the_floor_peaks_in_the_middle_and_mirrors(window)
     assert table[1:] == table[1:][::-1]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(window=windows(half=False, lengths=st.integers(1, 20).map(lambda n: 2 * n)))
 def test_full_kronecker_window_mirrors(window):
     table = window.table(window.steps)[:: window.hold]
     assert window.sequence == "uniform" or table == table[::-1]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(window=windows(uniform=True, half=True), sequence=st.sampled_from(["kronecker", "kronecker-unsorted"]))
 def test_flat_top_covers_its_fraction(window, sequence):
     values = window.steps // window.hold

@@ -22,11 +22,21 @@ def queue_in(storage, folder, **options):
     return queue
 
 
-@pytest.mark.needs_postgresql
-def test_postgresql_holds_a_queue(database, tmp_path):
+@pytest.fixture
+def url(request, tmp_path):
+    """Return the URL of an empty database of a kind."""
+    return request.getfixturevalue("database") if request.param == "postgresql" else f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite", pytest.param("postgresql", marks=[pytest.mark.slow, pytest.mark.needs_postgresql])],
+    indirect=True,
+)
+def test_database_holds_a_queue(url, tmp_path):
     with (
-        open_storage(database) as storage,
-        open_storage(database) as second,
+        open_storage(url) as storage,
+        open_storage(url) as second,
         queue_in(storage, tmp_path, pruner="median") as queue,
         queue_in(second, None) as observer,
     ):
@@ -97,6 +107,7 @@ def test_workers_that_start_at_the_same_time_share_the_tables(database, tmp_path
         assert sorted(key for keys in pool.map(work, range(3)) for key in keys) == [item.key for item in ITEMS]
 
 
+@pytest.mark.slow
 @pytest.mark.needs_postgresql
 def test_tables_of_a_different_program_raise_and_remain_unchanged(server, database):
     name = database.rsplit("/", 1)[1]
@@ -131,6 +142,7 @@ def test_read_only_database_raises(server, database, tmp_path, is_empty):
         queue_in(storage, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_postgresql
 def test_account_without_rights_raises(server, database):
     server.execute("CREATE ROLE guest LOGIN")
@@ -138,6 +150,7 @@ def test_account_without_rights_raises(server, database):
         open_storage(database.replace("studies@", "guest:s3cret@"))
 
 
+@pytest.mark.slow
 @pytest.mark.needs_postgresql
 def test_missing_database_raises_without_password(database):
     with pytest.raises(RunError, match=r"nobody:\*\*\*@.* cannot be reached: .*does not exist") as caught:
@@ -159,12 +172,6 @@ def test_url_without_database_raises(url):
 def test_missing_driver_raises():
     with pytest.raises(RunError, match=r"^No driver for mysql://ada:\*\*\*@db/x is installed \(No module"):
         open_storage("mysql://ada:s3cret@db/x")
-
-
-def test_sqlite_holds_a_queue(tmp_path):
-    with open_storage(f"sqlite:///{tmp_path}/studies.db") as storage, queue_in(storage, tmp_path) as queue:
-        assert queue.claim().finish("done", 0.5, {})
-        assert len(queue.outcomes()) == 1
 
 
 def test_sqlite_file_of_a_different_program_raises(tmp_path):

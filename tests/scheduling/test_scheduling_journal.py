@@ -1,8 +1,6 @@
 """Journal file: incomplete lines, damage, other files, full disks, concurrent writers."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import optuna
@@ -111,19 +109,17 @@ def test_journal_of_optunas_backend_is_read(tmp_path):
 
 @pytest.mark.needs_posix
 def test_full_disk_raises_and_leaves_the_journal_readable(journal):
+    import resource
+
     size = journal.path.stat().st_size
-    script = f"""
-import resource, pathlib
-from dashpot.scheduling.journal import JournalFile
-journal = JournalFile(pathlib.Path({str(journal.path)!r}))
-resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 20}, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-try:
-    journal.append_logs([{log(2)!r}])
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"RunError Cannot write the journal {journal.path}: File too large")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+        with pytest.raises(RunError) as caught:
+            journal.append_logs([log(2)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value).startswith(f"Cannot write the journal {journal.path}: File too large")
     assert journal.path.stat().st_size == size
     journal.append_logs([log(3)])
     assert names(journal) == ["study0", "study1", "study3"]

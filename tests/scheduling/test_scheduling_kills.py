@@ -52,6 +52,7 @@ def test_three_kills_on_journal_lose_nothing(tmp_path):
     assert_no_superfluous_execution(found, counts, 16)
 
 
+@pytest.mark.slow
 def test_workers_without_common_folder_execute_each_item_once(tmp_path):
     """No lock file serialises the claims of these workers; only the order of trials in the journal decides."""
     found = killed(tmp_path, tmp_path / "study.journal", items=24, kills=0, seed=0, own_folders=True)

@@ -41,6 +41,7 @@ def test_intervals_of_equal_variances_are_tukeys_or_the_own_ones(n):
         assert interval.high - interval.estimate == pytest.approx(max(tukey, own), rel=1e-4)  # quadrature of q
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("level", [0.95, 0.9875])
 @pytest.mark.parametrize("n", [4, 8, 25])
 @pytest.mark.parametrize("scale", [1, 8])

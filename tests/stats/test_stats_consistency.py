@@ -11,6 +11,7 @@ import pytest
 from dashpot.stats.all_pairs import all_pairs
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("level", [0.95, 0.9875])
 @pytest.mark.parametrize(("methods", "seeds"), [(2, 3), (2, 20), (4, 5), (4, 20), (4, 31)])
 def test_interval_excludes_zero_if_and_only_if_p_is_small(methods, seeds, level):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dashpot.errors import ArgumentError
 from dashpot.stats.profile import performance_profile, reference_ratios
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=20, deadline=None)
 entries = st.sampled_from([0.0, 10.0, 20.0, 40.0, 400.0, math.inf, math.nan])
 tables = st.integers(1, 5).flatmap(
     lambda tasks: st.lists(st.lists(entries, min_size=tasks, max_size=tasks), min_size=2, max_size=5)

@@ -13,7 +13,7 @@ from dashpot.errors import ArgumentError
 from dashpot.stats.step_ratio import step_ratio
 
 BUDGET = 12
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=15, deadline=None)
 seeds = st.lists(st.tuples(st.integers(1, 16), st.integers(1, 16)), min_size=1, max_size=9)
 
 
@@ -82,7 +82,7 @@ def test_interval_contains_the_estimate(pairs, spacing):
 
 
 def accepted_by_hand(a, b, ratio, level):
-    """Return whether the rank test does not reject a ratio, with all permutations or exchanges counted in Python."""
+    """Return whether the rank test does not reject a ratio, with all permutations or exchanges counted."""
     cap = BUDGET * min(1, 1 / ratio)
     values = np.array([x / ratio if x <= BUDGET else math.inf for x in a] + [x if x <= BUDGET else math.inf for x in b])
     values[values > cap] = math.inf
@@ -90,10 +90,10 @@ def accepted_by_hand(a, b, ratio, level):
     differences = ranks[:n] - ranks[n:]
     if n < 7:
         half = ranks.sum() / 2
-        sums = [ranks[list(chosen)].sum() - half for chosen in combinations(range(2 * n), n)]
+        sums = ranks[np.array(list(combinations(range(2 * n), n)))].sum(1) - half
         observed = ranks[:n].sum() - half
     else:
-        sums = [np.dot(signs, differences) for signs in product((-1, 1), repeat=n)]
+        sums = np.array(list(product((-1, 1), repeat=n))) @ differences
         observed = differences.sum()
     return np.mean(np.abs(sums) >= abs(observed) - 1e-9) > 1 - level
 

@@ -13,7 +13,7 @@ from dashpot.errors import ArgumentError
 from dashpot.stats.survival import log_rank, log_rank_scores, median_steps, survival_curve
 from dashpot.stats.times import Times
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=20, deadline=None)
 runs = st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=12)
 
 

@@ -158,6 +158,7 @@ def test_image_folder(capsys, shapes):
     assert example["means"]["test"]["loss"] < 0.9, "below the loss of chance, log 3 = 1.10; measured: 0.50"
 
 
+@pytest.mark.slow
 def test_image_folder_writes_synthetic_images_that_can_be_learned():
     task = get(IMAGES)
     assert task.config["images"] == {"train": 144, "validation": 48, "test": 48}

@@ -2,9 +2,12 @@
 
 import pytest
 from loop_frameworks import forget_accelerate
+from process_setup import cache_entry_points
 from run_support import TASK
 
 from dashpot.runs.settings import Settings
+
+cache_entry_points()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from process_setup import cache_entry_points
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -147,4 +148,5 @@ def main(folder: Path, events: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    cache_entry_points()
     main(Path(sys.argv[1]), sys.argv[2:])

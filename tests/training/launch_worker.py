@@ -166,5 +166,4 @@ def train(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.modules["torchmetrics"] = None  # type: ignore[assignment] - imported by lightning-fabric, for 3 seconds
     sys.exit(globals()[sys.argv[1]](Path(sys.argv[2])))

@@ -43,6 +43,7 @@ def autosgm(params):
 
 METHODS = {"adamw": adamw, "autosgm": autosgm}
 methods = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+resumed_methods = pytest.mark.parametrize("make", [pytest.param(adamw, marks=pytest.mark.slow), autosgm], ids=METHODS)
 accumulations = pytest.mark.parametrize("accumulate", [1, 2])
 
 

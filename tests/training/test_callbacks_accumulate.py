@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from learner_support import StopAt, learner, same, weights
+from slow_values import others_slow
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -107,7 +108,7 @@ def test_schedules_and_recorder_count_steps():
     assert subject.loop.accumulate == 1
 
 
-@pytest.mark.parametrize("at", [2, 3, 5, 6, 8])
+@pytest.mark.parametrize("at", others_slow([2, 3, 5, 6, 8], 3, 5))
 def test_fit_resumes_between_any_two_steps(at):
     """Test with batches of 4, 4 and 2 examples, and steps after the second and the third batch."""
 

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from learner_support import StopAt, learner, same, weights
+from slow_values import others_slow
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from dashpot.constraints import POLE, Interval
@@ -195,7 +196,7 @@ def test_cancelled_fit_restores_the_training_weights():
 
 
 @pytest.mark.diagonal
-@pytest.mark.parametrize("at", [1, 4, 6, 9])
+@pytest.mark.parametrize("at", others_slow([1, 4, 6, 9], 4, 6))
 @pytest.mark.parametrize(
     "average", [lambda: EMA(0.9), lambda: EMA(0.9, buffers="average"), lambda: SWA(1)], ids=["ema", "buffers", "swa"]
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from learner_support import StopAt, learner, same, weights
+from slow_values import others_slow
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import Callback, CancelBatch, CancelEpoch, CancelFit
@@ -42,10 +43,12 @@ def positions(folder: Path) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, [[1, 0], [2, 0], [3, 0]]),
+        pytest.param({}, [[1, 0], [2, 0], [3, 0]], marks=pytest.mark.slow),
         ({"every_epochs": 2}, [[2, 0], [3, 0]]),
         ({"every_epochs": None}, [[3, 0]]),
-        ({"every_steps": 2}, [[0, 2], [1, 0], [1, 1], [1, 3], [2, 0], [2, 2], [3, 0]]),
+        pytest.param(
+            {"every_steps": 2}, [[0, 2], [1, 0], [1, 1], [1, 3], [2, 0], [2, 2], [3, 0]], marks=pytest.mark.slow
+        ),
         ({"every_epochs": None, "every_steps": 4}, [[1, 1], [2, 2], [3, 0]]),
         ({"every_seconds": 1e-9, "every_epochs": 2}, [[0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3], [2, 0]]),
     ],
@@ -129,9 +132,9 @@ class SetAccuracy(Callback):
     ("direction", "values", "winner"),
     [
         ("max", [0.1, 0.9, 0.3, 0.4, 0.5], 2),
-        ("max", [0.1, 0.9, 0.9, 0.4, 0.5], 2),
+        pytest.param("max", [0.1, 0.9, 0.9, 0.4, 0.5], 2, marks=pytest.mark.slow),
         ("max", [float("nan"), 0.1, float("nan"), 0.0, 0.0], 2),
-        ("max", [0.1, 0.2, 0.3, 0.4, 0.5], 5),
+        pytest.param("max", [0.1, 0.2, 0.3, 0.4, 0.5], 5, marks=pytest.mark.slow),
         ("min", [0.1, 0.9, 0.3, 0.4, 0.5], 1),
     ],
 )
@@ -200,7 +203,7 @@ def test_partial_files_of_killed_runs_are_removed(tmp_path):
 # ---- resuming --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [[2], [3], [5], [1, 2, 4, 8]], ids=str)
+@pytest.mark.parametrize("at", others_slow([[2], [3], [5], [1, 2, 4, 8]], [5]), ids=str)
 def test_fit_resumed_from_newest_is_identical(tmp_path, at):
     expected = fitted(tmp_path / "whole", 3)
     state = None

@@ -66,7 +66,7 @@ def test_hessian_vector_products_use_loss_changed_by_actions(probe):
     torch.testing.assert_close(hessian(Tenfold()), 10 * hessian(), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", [JSONLines, CSV])
+@pytest.mark.parametrize("kind", [pytest.param(JSONLines, marks=pytest.mark.slow), CSV])
 def test_log_absent_from_some_sessions_keeps_its_lines(tmp_path, kind):
     """No line is lost even if the run is killed just after a resume and then resumed from an earlier checkpoint."""
 

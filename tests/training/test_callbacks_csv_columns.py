@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from learner_support import At, StopAt, call_if, learner, problem
+from slow_values import others_slow
 
 import dashpot as dp
 from dashpot.errors import RunError
@@ -89,7 +90,7 @@ def test_changed_every_or_values_on_resume_extend_the_header(tmp_path, first, se
         }
 
 
-@pytest.mark.parametrize("at", [4, 8])
+@pytest.mark.parametrize("at", others_slow([4, 8], 4))
 def test_resume_from_a_checkpoint_before_an_added_column(tmp_path, at):
     """The name appears in epoch 2 of 3; the checkpoint was taken before or after."""
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from learner_support import At, StopAt, learner, same, weights
+from slow_values import others_slow
 from torch import nn
 
 import dashpot as dp
@@ -54,7 +55,7 @@ def test_frozen_parameters_do_not_change(make):
     assert all(p.requires_grad for p in one.model.parameters())
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", others_slow(MAKERS, "torch.AdamW", "ESGD"))
 def test_gradual_unfreezing_changes_parameters_from_their_epoch(make):
     one, seen = learner(MAKERS[make]), Snapshots()
     start = params(one)

@@ -14,16 +14,21 @@ from dashpot.training import CSV, Progress, Trackio
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 
+def cases(name, key, value, *slow):
+    """Return parameters for the values of a key of the state of a callback, of which only the first is fast."""
+    return [(name, key, value), *(pytest.param(name, key, other, marks=pytest.mark.slow) for other in slow)]
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        *(("CSV", "columns", value) for value in (3, [1], "abc", None)),
-        *(("Progress", "curve", value) for value in (3, {}, {"train": {"size": 0, "groups": []}, "eval": []})),
-        ("Progress", "curve", {"train": {"size": 1, "groups": [[1, 1]]}, "eval": []}),
-        ("Progress", "curve", {"train": {"size": 1, "groups": []}, "eval": [[1, "a"]]}),
-        *(("Trackio", "entries", value) for value in (None, "a", -1, 1.5)),
-        *(("Trackio", "recent", value) for value in (3, [[1]], [["a", {}]], [[1, {"a": "b"}]])),
-        *(("Trackio", "run", value) for value in (3, {}, {"project": 3, "name": "a", "id": "b"})),
+        *cases("CSV", "columns", [1], 3, "abc", None),
+        *cases("Progress", "curve", {"train": {"size": 0, "groups": []}, "eval": []}, 3, {}),
+        *cases("Progress", "curve", {"train": {"size": 1, "groups": [[1, 1]]}, "eval": []}),
+        *cases("Progress", "curve", {"train": {"size": 1, "groups": []}, "eval": [[1, "a"]]}),
+        *cases("Trackio", "entries", -1, None, "a", 1.5),
+        *cases("Trackio", "recent", [[1, {"a": "b"}]], 3, [[1]], [["a", {}]]),
+        *cases("Trackio", "run", {"project": 3, "name": "a", "id": "b"}, 3, {}),
     ],
 )
 def test_malformed_state_is_rejected(name, key, value, tmp_path, monkeypatch):

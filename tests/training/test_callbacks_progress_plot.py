@@ -11,6 +11,7 @@ import pytest
 import torch
 from learner_support import At, StopAt, learner
 from resume_support import Resumed
+from slow_values import others_slow
 from terminal_support import Terminal
 
 import dashpot as dp
@@ -97,7 +98,7 @@ def test_state_without_a_curve_resumes():
     assert [step for step, _ in progress._curve.train] == [3]
 
 
-@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+@pytest.mark.parametrize("stream", [Terminal, pytest.param(io.StringIO, marks=pytest.mark.slow)])
 def test_losses_are_read_only_when_drawn(stream, monkeypatch):
     reads = []
     flush = StepRecorder._flush
@@ -175,7 +176,7 @@ def test_ascii_plot_has_only_ascii_characters():
 # ---- terminals and streams ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", others_slow([40, 80, 120], 40))
 def test_terminal_shows_the_plot_above_the_bar_and_keeps_it(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     terminal, screens = Terminal(), []
@@ -262,18 +263,18 @@ def displayed(monkeypatch):
 
 def test_notebook_updates_one_figure_in_place(displayed, capsys):
     progress = Progress(every_s=0.0, plot=True)
-    learner(callbacks=[progress]).fit(2)
+    learner(examples=4, callbacks=[progress]).fit(2)
     assert len({identity for identity, _, _ in displayed}) == 1
     assert [update for _, update, _ in displayed] == [False] + [True] * (len(displayed) - 1)
-    assert len(displayed) == 6 + 2 + 2 + 1  # batches of both phases, ends of epochs, and the end of the fit
+    assert len(displayed) == 2 + 2 + 2 + 1  # batches of both phases, ends of epochs, and the end of the fit
     assert all(data["image/png"] for _, _, data in displayed)
     assert displayed[0][2]["image/png"] != displayed[-1][2]["image/png"]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["train", "epoch", "1", "2"]
 
 
 def test_notebook_figure_is_throttled(displayed):
-    learner(callbacks=[Progress(every_s=1000.0, plot=True)]).fit(3)
-    assert len(displayed) == 1 + 3 + 1  # the first batch, ends of epochs, and the end of the fit
+    learner(callbacks=[Progress(every_s=1000.0, plot=True)]).fit(1)
+    assert len(displayed) == 1 + 1 + 1  # the first batch, ends of epochs, and the end of the fit
 
 
 def test_notebook_without_matplotlib_raises_before_training(displayed, monkeypatch):

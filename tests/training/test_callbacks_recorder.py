@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from learner_support import StopAt, learner
+from slow_values import others_slow
 from torch.optim import lr_scheduler
 
 import dashpot as dp
@@ -220,7 +221,7 @@ def test_new_fit_resets_the_values():
 # ---- resuming and plotting ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [1, 3, 5])
+@pytest.mark.parametrize("at", others_slow([1, 3, 5], 5))
 def test_resumed_fit_has_identical_values(at):
     def fitted(callbacks=(), **options):
         recorder = Recorder("lr", "grad_norm", "state:exp_avg")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from learner_support import At, call_if, learner, on_batch, same, weights
 from run_support import at_step, quiet
+from slow_values import others_slow
 
 from dashpot.errors import ArgumentError
 from dashpot.runs.signals import SAVE_SIGNAL, recorded_signal
@@ -31,7 +32,7 @@ def fitted(folder, callbacks=(), epochs=2, **options):
     return one, [int(path.name[5:13]) for path in sorted(folder.glob("*.ckpt"))]
 
 
-@pytest.mark.parametrize("event", ["before_batch", "after_predict", "after_step"])
+@pytest.mark.parametrize("event", others_slow(["before_batch", "after_predict", "after_step"], "after_step"))
 def test_signal_saves_after_the_current_step_and_continues(tmp_path, event):
     uninterrupted, steps = fitted(tmp_path / "whole")
     assert steps == [3, 6]

@@ -218,10 +218,10 @@ def test_plateau_of_a_metric():
 @pytest.mark.parametrize(
     ("make", "momentum"),
     [
-        (torch.optim.AdamW, lambda group: group["betas"][0]),
+        pytest.param(torch.optim.AdamW, lambda group: group["betas"][0], marks=pytest.mark.slow),
         (partial(torch.optim.SGD, momentum=0.9), lambda group: group["momentum"]),
         (dp.AdamW, lambda group: group["betas"][0]),
-        (partial(dp.SGD, momentum=0.9), lambda group: group["momentum"]),
+        pytest.param(partial(dp.SGD, momentum=0.9), lambda group: group["momentum"], marks=pytest.mark.slow),
     ],
     ids=["torch.AdamW", "torch.SGD", "AdamW", "SGD"],
 )

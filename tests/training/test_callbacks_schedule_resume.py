@@ -9,6 +9,7 @@ import pytest
 import torch
 from learner_support import StopAt, learner, problem, same, weights
 from schedule_support import BOTH_SGD, TORCH_SCHEDULERS, StepValues, step_values
+from slow_values import others_slow
 from torch.optim import lr_scheduler
 
 import dashpot as dp
@@ -29,7 +30,7 @@ REPEATED = {
 
 
 @pytest.mark.diagonal
-@pytest.mark.parametrize("name", sorted(REPEATED))
+@pytest.mark.parametrize("name", others_slow(sorted(REPEATED), "onecycle", "ours", "plateau", "sequential"))
 @BOTH_SGD
 def test_second_fit_repeats_the_schedule_of_the_first(name, make):
     """Both fits share an optimizer, whose hyperparameters are restored and whose added keys are removed."""
@@ -84,7 +85,9 @@ RESUMED = {**REPEATED, "mapping": lambda n: {"lr": Cosine(n), "momentum": OneCyc
 @pytest.mark.diagonal
 @pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("per", ["batch", "epoch"])
-@pytest.mark.parametrize("name", sorted(RESUMED))
+@pytest.mark.parametrize(
+    "name", others_slow(sorted(RESUMED), "1cycle", "mapping", "onecycle", "ours", "plateau", "sequential")
+)
 def test_resumed_fit_has_identical_values(name, per, at):
     make = partial(dp.SGD if at == 4 else torch.optim.SGD, momentum=0.9)
     torch.manual_seed(1)
@@ -102,7 +105,7 @@ def test_resumed_fit_has_identical_values(name, per, at):
     assert same(weights(subject), weights(second))
 
 
-@pytest.mark.parametrize("name", ["ours", "exponential", "plateau"])
+@pytest.mark.parametrize("name", others_slow(["ours", "exponential", "plateau"], "ours"))
 def test_state_after_a_fit_resumes(name):
     """After a fit, the optimizer has its initial rates; the scheduled rates are in the state of the callback."""
     make = partial(Exponential, 0.9) if name == "ours" else None
@@ -135,7 +138,7 @@ DIFFERENT = {
 
 @pytest.mark.diagonal
 @pytest.mark.parametrize("per", ["batch", "epoch"])
-@pytest.mark.parametrize("name", DIFFERENT)
+@pytest.mark.parametrize("name", others_slow(DIFFERENT, "longer", "kind", "torch plateau"))
 def test_different_schedule_is_rejected_or_advanced_with_override(name, per):
     """`load_state_dict` of torch schedulers silently overwrites settings."""
     saved, current = DIFFERENT[name]

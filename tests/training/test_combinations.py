@@ -16,7 +16,7 @@ from torch import nn
 from dashpot.training import latest, read_newest
 from dashpot.training.optimizer_dict import named_optimizers
 
-FAST = 4
+FAST = 2
 SEEDS = [*range(FAST), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(FAST, 60))]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import table
+from distributed_worker import FAST, table
 from processes import run_processes
 from registry import SUBJECTS
 
@@ -24,16 +24,16 @@ ENVIRONMENT = {
     "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "1",
 }
-FAST = [name for name in table() if not name.startswith("slow")]
+CHECKS = [name for name in table() if not name.startswith("slow")]
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return run_processes(WORKER, tmp_path_factory.mktemp("distributed"), "^(?!slow)")
+    return run_processes(WORKER, tmp_path_factory.mktemp("distributed"), FAST)
 
 
 @pytest.mark.needs_gloo
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", CHECKS)
 def test_check_passes_on_both_ranks(outcomes, name):
     for rank, found in enumerate(outcomes):
         reason = found.get(name, "not run, because the ranks disagreed in an earlier check")

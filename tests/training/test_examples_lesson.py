@@ -1,4 +1,4 @@
-"""The lesson runs as a script on the digits; slow: on Fashion-MNIST, with the accuracies of the notebook."""
+"""Parts of the lesson; slow: the script on the digits, and on Fashion-MNIST with the accuracies of the notebook."""
 
 import runpy
 from pathlib import Path
@@ -44,14 +44,7 @@ def run(task, folder, monkeypatch):
     return example["results"], accuracies
 
 
-def test_lesson_on_digits(tmp_path, monkeypatch, capsys):
-    results, accuracies = run("digits", tmp_path, monkeypatch)
-    printed = capsys.readouterr().out
-    assert "accuracy on digits" in printed
-    assert "MultiplicativeLR" in printed
-    assert len(accuracies) == 7
-    assert all(accuracy > 0.8 for accuracy, _ in accuracies.values())  # measured: .886 to .939
-    assert {path.stem for path in (tmp_path / "lesson").iterdir()} == FIGURES
+def check_small_parts(results):
     penalty, decay = results["Weight decay"]
     torch.testing.assert_close(penalty, decay, rtol=1e-6, atol=1e-6)  # float32
     # w - lr (3 w^2 + wd w), with lr = .1 and wd = .5
@@ -60,6 +53,24 @@ def test_lesson_on_digits(tmp_path, monkeypatch, capsys):
     gradients, averages = results["Momentum smooths the path"]
     assert gradients < 0.6 < 0.9 < averages  # measured: .45 and .98
     assert results["The first step of Adam"] == pytest.approx([-0.01, 0.01, -0.01], rel=1e-3)  # eps 1e-5 against .01
+
+
+def test_small_parts_on_digits(lesson):
+    task = tasks.get("digits", batch_size=lesson["BATCH_SIZES"]["digits"][0])
+    titles = ("Weight decay", "The same method in dashpot", "Momentum smooths the path", "The first step of Adam")
+    check_small_parts({title: lesson["PARTS"][title][0](task) for title in titles})
+
+
+@pytest.mark.slow
+def test_lesson_on_digits(tmp_path, monkeypatch, capsys):
+    results, accuracies = run("digits", tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "accuracy on digits" in printed
+    assert "MultiplicativeLR" in printed
+    assert len(accuracies) == 7
+    assert all(accuracy > 0.8 for accuracy, _ in accuracies.values())  # measured: .886 to .939
+    assert {path.stem for path in (tmp_path / "lesson").iterdir()} == FIGURES
+    check_small_parts(results)
     roughness = list(results["Moving averages"].values())
     assert roughness == sorted(roughness, reverse=True)
     assert results["Batch size"][50] > results["Batch size"][200] + 0.05

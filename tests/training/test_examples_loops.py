@@ -23,6 +23,7 @@ def test_plain_pytorch(capsys):
     assert example["accuracy"] > 0.85
 
 
+@pytest.mark.slow  # the loop: test_other_loops_lightning.py
 @needs("lightning")
 def test_lightning_trainer(capsys):
     example = run("lightning_trainer")
@@ -36,6 +37,7 @@ def test_lightning_trainer(capsys):
 test_lightning_trainer = pytest.mark.filterwarnings(*LIGHTNING_WARNINGS)(test_lightning_trainer)
 
 
+@pytest.mark.slow  # the loop: test_other_loops_accelerate.py
 @needs("accelerate")
 def test_accelerate_loop(capsys):
     example = run("accelerate_loop")

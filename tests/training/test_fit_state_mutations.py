@@ -177,7 +177,7 @@ def faults(case, folder, step):
 
 
 def test_malformed_states_are_rejected_or_harmless(case, tmp_path):
-    assert faults(case, tmp_path, step=59) == []
+    assert faults(case, tmp_path, step=251) == []
 
 
 @pytest.mark.slow

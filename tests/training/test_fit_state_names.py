@@ -76,13 +76,13 @@ def fit(kind, epochs=3, callbacks=(), **options):
 @pytest.mark.parametrize(
     ("saved_by", "resumed_by"),
     [
-        ("compiled", "plain"),
         ("plain", "compiled"),
-        ("compiled inside", "wrapped"),
+        pytest.param("compiled", "plain", marks=pytest.mark.slow),
+        pytest.param("compiled inside", "wrapped", marks=pytest.mark.slow),
         pytest.param("plain", "compiled inside", marks=pytest.mark.slow),
         pytest.param("compiled", "compiled inside", marks=pytest.mark.slow),
         pytest.param("wrapped", "compiled", marks=pytest.mark.slow),
-        pytest.param("plain", "wrapped", marks=pytest.mark.slow),
+        ("plain", "wrapped"),
     ],
 )
 def test_resume_with_other_wrappers_is_bit_identical(saved_by, resumed_by, average):

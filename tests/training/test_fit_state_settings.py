@@ -34,6 +34,8 @@ from dashpot.training import (
     read_newest,
 )
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
 
 def assert_rejected(make, state, message, **options):
     """Check that `fit(resume=state)` raises an error and leaves the model and the optimizer unchanged."""
@@ -116,11 +118,11 @@ def test_override_uses_current_settings():
     "schedule",
     [
         one_cycle,
-        lambda: Schedule(Cosine),
-        lambda: Schedule(partial(lr_scheduler.StepLR, step_size=1, gamma=0.5), per="epoch"),
-        lambda: Schedule(lambda opt: lr_scheduler.ReduceLROnPlateau(opt, patience=0), per="epoch"),
+        slow(lambda: Schedule(Cosine)),
+        slow(lambda: Schedule(partial(lr_scheduler.StepLR, step_size=1, gamma=0.5), per="epoch")),
+        slow(lambda: Schedule(lambda opt: lr_scheduler.ReduceLROnPlateau(opt, patience=0), per="epoch")),
         lambda: Schedule(Plateau(patience=0)),
-        lambda: Schedule(partial(lr_scheduler.OneCycleLR, max_lr=0.03)),
+        slow(lambda: Schedule(partial(lr_scheduler.OneCycleLR, max_lr=0.03))),
     ],
 )
 @pytest.mark.parametrize("make", [torch.optim.AdamW, dp.AdamW])
@@ -212,12 +214,12 @@ def test_callback_list_differences_are_listed():
     ("saved", "current", "message"),
     [
         ([ClipGradients(norm=1.0)], [], "callback ClipGradients is only in the checkpoint"),
-        ([], [ClipGradients(norm=1.0)], "callback ClipGradients is only in this fit"),
+        slow([], [ClipGradients(norm=1.0)], "callback ClipGradients is only in this fit"),
         ([ClipGradients(norm=1.0)], [ClipGradients(norm=2.0)], "ClipGradients: norm: saved 1.0, current 2.0"),
-        ([EMA(0.9)], [EMA(0.5)], "EMA: decay: saved 0.9, current 0.5"),
+        slow([EMA(0.9)], [EMA(0.5)], "EMA: decay: saved 0.9, current 0.5"),
         ([SWA(0)], [SWA(0, every=2)], "SWA: every: saved 1, current 2"),
-        ([NonFinite("skip")], [NonFinite("raise")], "NonFinite: then: saved skip, current raise"),
-        ([EarlyStopping()], [EarlyStopping("accuracy")], "EarlyStopping: metric: saved loss, current accuracy"),
+        slow([NonFinite("skip")], [NonFinite("raise")], "NonFinite: then: saved skip, current raise"),
+        slow([EarlyStopping()], [EarlyStopping("accuracy")], "EarlyStopping: metric: saved loss, current accuracy"),
     ],
 )
 def test_callback_setting_differences_are_listed(saved, current, message):

@@ -66,6 +66,7 @@ def several():
     return [EMA(0.9), Schedule(Cosine), EarlyStopping(patience=9, restore_best=True), Recorder("lr"), Keeps()]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(
     "error", [KeyError("w"), ValueError("bad value\nof two lines"), RuntimeError(), RunError("No.")]
 )

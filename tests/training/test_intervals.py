@@ -10,6 +10,7 @@ import torch
 from event_support import EventLog
 from interval_support import INPUTS, LABELS, SOURCES, UnsizedStream, batches, interval_learner
 from learner_support import same, weights
+from slow_values import others_slow
 from terminal_support import Terminal
 from torch import nn
 
@@ -90,6 +91,7 @@ def test_means_of_interval_cover_its_batches():
     assert [epoch["train"]["loss"] for epoch in one.history] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("source", ["Batches", "list", "DataLoader"])
 def test_evaluate_every_with_epochs_takes_the_same_steps(source, accumulate):
@@ -153,7 +155,7 @@ class Unsized:
         self.epoch = stream.epoch
 
 
-@pytest.mark.parametrize("accumulate", [1, 3, 5])
+@pytest.mark.parametrize("accumulate", others_slow([1, 3, 5], 3))
 def test_epochs_of_data_without_length_equal_those_with_length(accumulate):
     one = fitted(Unsized(SOURCES["Batches"]()), Accumulate(accumulate), epochs=2)
     other = fitted("Batches", Accumulate(accumulate), epochs=2)

@@ -16,6 +16,7 @@ from interval_support import (
     uninterrupted,
 )
 from resume_support import assert_same
+from slow_values import others_slow
 from torch.utils.data import DataLoader
 
 from dashpot.errors import ArgumentError, NonFiniteError, RunError
@@ -29,16 +30,18 @@ STOPS = [(2, False), (3, False), (3, True), (4, False), (7, False), (8, False), 
 """Numbers of steps after which a fit is stopped, and whether this is after the evaluation of an interval."""
 
 
-def cases(fast):
-    """Return pairs of sources and stops; those whose stop is not in `fast` are slow."""
+def cases(fast, sources):
+    """Return pairs of sources and stops; those whose stop is not in `fast`, or source not in `sources`, are slow."""
     return [
-        pytest.param(source, *stop, marks=() if stop in fast else pytest.mark.slow)
+        pytest.param(source, *stop, marks=() if stop in fast and source in sources else pytest.mark.slow)
         for source in SOURCES
         for stop in STOPS
     ]
 
 
-@pytest.mark.parametrize(("source", "at", "at_end"), cases(fast=[(3, True)]))
+@pytest.mark.parametrize(
+    ("source", "at", "at_end"), cases([(3, True)], ("DataLoader", "unsized iterable", "IterableDataset"))
+)
 def test_fit_by_steps_resumes_exactly(source, at, at_end, tmp_path):
     def make():
         callbacks = [EMA(0.9), one_cycle(), Schedule({"weight_decay": Cosine(4)}, per="epoch")]
@@ -48,7 +51,7 @@ def test_fit_by_steps_resumes_exactly(source, at, at_end, tmp_path):
     assert_same(uninterrupted(make, **fit), stopped_and_resumed(make, tmp_path, at, at_end=at_end, **fit))
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", others_slow(SOURCES, "Batches", "list", "unsized stream"))
 @pytest.mark.parametrize(
     ("at", "at_end"),
     [pytest.param(1, False, marks=pytest.mark.slow), pytest.param(2, True, marks=pytest.mark.slow), (3, False)],
@@ -131,10 +134,10 @@ def test_resume_with_a_different_length_raises(first, second, match):
     ("key", "value", "match"),
     [
         ("drawn", 7, "drawn must be 6, got 7"),
-        ("drawn", 5, "drawn must be 6, got 5"),
+        pytest.param("drawn", 5, "drawn must be 6, got 5", marks=pytest.mark.slow),
         ("pass", [0, 2], r"pass must be \[1, 2\], got \[0, 2\]"),
         ("start", 5, "drawn must be 8, got 6"),
-        ("every", 0, "every must be an integer"),
+        pytest.param("every", 0, "every must be an integer", marks=pytest.mark.slow),
         ("by", "passes", "by must be"),
     ],
 )
@@ -179,7 +182,10 @@ def test_torch_scheduler_of_the_optimizer_needs_no_steps():
 # ---- snapshots ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", [name for name in SOURCES if name != "IterableDataset"])  # its pass begins here
+REWOUND = [name for name in SOURCES if name != "IterableDataset"]  # its pass begins here
+
+
+@pytest.mark.parametrize("source", others_slow(REWOUND, "DataLoader", "unsized stream"))
 def test_snapshot_of_a_nonfinite_step_resumes_before_the_step(source, tmp_path):
     """The failing step has the micro-batches 7 to 9; they belong to two passes of four batches."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from processes import LIMIT
 from run_support import quiet
+from slow_values import others_slow
 
 from dashpot.runs.settings import Settings
 from dashpot.training.callbacks.checkpoints import best, latest
@@ -74,7 +75,9 @@ def test_differences_equal_runs_are_accepted(whole, tmp_path):
     assert differences(tmp_path / "copy", whole) == []
 
 
-@pytest.mark.parametrize("fault", CHANGES)
+@pytest.mark.parametrize(
+    "fault", others_slow(CHANGES, "run.jsonl differs", "run.toml is missing", "its best checkpoint differs")
+)
 def test_differences_names_the_changed_file(whole, tmp_path, fault):
     shutil.copytree(whole, tmp_path / "copy")
     CHANGES[fault](tmp_path / "copy")
@@ -84,9 +87,9 @@ def test_differences_names_the_changed_file(whole, tmp_path, fault):
 @pytest.mark.parametrize(
     "keys",
     [
-        ("model", "output.bias"),
+        pytest.param(("model", "output.bias"), marks=pytest.mark.slow),
         ("optimizer", "state", "output.bias", "exp_avg"),
-        ("callbacks", "EMA", "averages", "output.bias"),
+        pytest.param(("callbacks", "EMA", "averages", "output.bias"), marks=pytest.mark.slow),
     ],
 )
 def test_differences_detects_changed_tensors(whole, tmp_path, keys):

@@ -88,7 +88,11 @@ def test_exception_is_shown_with_rank_and_resume_command(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("command", "hint"), [("dashpot train --resume R", " Resume with: dashpot train --resume R"), (None, "")]
+    ("command", "hint"),
+    [
+        ("dashpot train --resume R", " Resume with: dashpot train --resume R"),
+        pytest.param(None, "", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_process_is_named_and_others_are_terminated(tmp_path, capfd, command, hint):
     assert run("killed", tmp_path, command=command) == 4
@@ -108,7 +112,7 @@ def send_once_started(folder, number):
     return thread
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_signal_is_forwarded_and_graceful_stop_awaited(tmp_path, capfd, number):
     before = signal.getsignal(number)
     thread = send_once_started(tmp_path, number)
@@ -129,7 +133,8 @@ def test_save_signal_is_forwarded_and_processes_continue(tmp_path):
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-@pytest.mark.parametrize("held", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [False, True])
 def test_exit_with_pending_collective_succeeds(tmp_path, capfd, held):
     """A process aborts if a gloo thread releases a tensor while the interpreter finalizes."""
     if held:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from learner_support import At, X, Y, learner, linear_learner, pairs, problem, same, weights
+from slow_values import others_slow
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -131,9 +132,9 @@ NOT_BETWEEN_PASSES = ("after_predict", "after_loss")
 @pytest.mark.parametrize(
     ("make", "skipped"),
     [
-        (lambda: [], ()),
-        (lambda: [Accumulate(2)], ()),
-        (lambda: [EMA(0.9)], NOT_BETWEEN_PASSES),
+        pytest.param(lambda: [], (), marks=pytest.mark.slow),
+        pytest.param(lambda: [Accumulate(2)], (), marks=pytest.mark.slow),
+        pytest.param(lambda: [EMA(0.9)], NOT_BETWEEN_PASSES, marks=pytest.mark.slow),
         (lambda: [EMA(0.9, buffers="average", keep=False), Accumulate(2)], NOT_BETWEEN_PASSES),
         (lambda: [SWA(first_epoch=0, every=2)], NOT_BETWEEN_PASSES),
     ],
@@ -152,7 +153,7 @@ def test_evaluate_at_each_event_does_not_affect_the_fit(make, skipped):
     assert torch.equal(torch.rand(3), fresh_draw(make))
 
 
-@pytest.mark.parametrize("event", ["after_backward", "after_step"])
+@pytest.mark.parametrize("event", others_slow(["after_backward", "after_step"], "after_step"))
 def test_evaluate_within_a_batch_computes_statistics_of_swa_without_effect_on_the_fit(event):
     """Without evaluation phases, every evaluation computes the batch norm statistics of the averaged weights."""
     swa = [SWA(first_epoch=0)]

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from learner_support import At, learner, on_batch, same, weights
+from slow_values import others_slow
 
 from dashpot.errors import RunError
 from dashpot.training import find_lr
@@ -26,9 +27,10 @@ def fit_again(learner):
         find_lr(learner)
 
 
-@pytest.mark.parametrize(
-    "event", ["before_fit", "after_loss", "after_batch", "after_epoch", "after_fit", "cleanup_fit"]
-)
+EVENTS = ["before_fit", "after_loss", "after_batch", "after_epoch", "after_fit", "cleanup_fit"]
+
+
+@pytest.mark.parametrize("event", others_slow(EVENTS, "after_batch", "cleanup_fit"))
 def test_fit_within_a_fit_raises_and_does_not_affect_it(event):
     called = []
 

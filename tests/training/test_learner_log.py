@@ -13,6 +13,7 @@ import pytest
 import torch
 from learner_support import At, StopAt, call_if, learner, on_batch, problem, raise_if
 from resume_support import Resumed, assert_same, uninterrupted
+from slow_values import others_slow
 
 import dashpot as dp
 from dashpot.errors import ArgumentError, RunError
@@ -194,7 +195,7 @@ def events(folder):
 # ---- resume ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", others_slow([1, 2, 3, 5], 2))
 def test_resumed_means_are_bit_identical(at, tmp_path):
     def callbacks():
         return [

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from learner_support import KeepGradients, StopAt, fp16, learner, linear_learner, pairs, same, weights
+from slow_values import others_slow
 from torch import nn
 
 import dashpot as dp
@@ -254,7 +255,7 @@ def test_step_after_cancelled_step_is_unscaled():
     assert scaled.steps == true.steps == 5
 
 
-@pytest.mark.parametrize("at", [1, 2, 4])
+@pytest.mark.parametrize("at", others_slow([1, 2, 4], 2))
 def test_loss_scale_is_restored_on_resume(at):
     def fitted(callbacks=(), **options):
         engine = fp16(interval=3)
@@ -283,6 +284,7 @@ class Overflow2(Overflow):
 # ---- second-order methods -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("clip", [False, True], ids=["", "clipped"])
 @pytest.mark.parametrize("make", [dp.Sophia, dp.AdaHessian, dp.ESGD], ids=lambda make: make.__name__)
 def test_second_order_methods_with_loss_scale(make, clip):

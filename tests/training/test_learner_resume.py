@@ -8,8 +8,9 @@ import pytest
 import torch
 from fit_state_support import states_taken
 from learner_support import KeepGradients, StopAt, learner, linear_learner, pairs, problem, same, weights
-from registry import SUBJECTS, each_second
+from registry import SUBJECTS, marked
 from resume_support import EPOCHS, Resumed, assert_equal, assert_same, uninterrupted
+from slow_values import others_slow
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -30,19 +31,27 @@ from dashpot.training import (
     one_cycle,
 )
 
+STOPS = [(1,), (2,), (3,), (4,), (6,), (8,), (9,), (1, 2, 3, 5, 8)]
 
-@pytest.mark.parametrize("stops", [(1,), (2,), (3,), (4,), (6,), (8,), (9,), (1, 2, 3, 5, 8)], ids=str)
+
+@pytest.mark.parametrize("stops", others_slow(STOPS, (3,), (4,)), ids=str)
 def test_resume_from_any_batch_is_exact(tmp_path, stops):
     assert_same(uninterrupted(learner), Resumed(learner, tmp_path, stops).learner)
 
 
-@each_second()
+FEW = frozenset({"adam", "autosgm-3-debiased", "negated-twice", "sgd-nesterov", "sophia"})
+
+
+@pytest.mark.parametrize("subject", marked(SUBJECTS, FEW), ids=str)  # states of all kinds: tests/contracts
 def test_resume_within_epoch_is_exact_for_every_method(tmp_path, subject):
     make = partial(learner, lambda params, lr: subject.make(list(params), lr), lr=subject.lr)
     assert_same(uninterrupted(make), Resumed(make, tmp_path, [4]).learner)
 
 
-@pytest.mark.parametrize("subject", [s for s in SUBJECTS if not s.captures and s.cls is not dp.SGM], ids=str)
+SECOND_ORDER = [s for s in SUBJECTS if not s.captures and s.cls is not dp.SGM]
+
+
+@pytest.mark.parametrize("subject", marked(SECOND_ORDER, frozenset({"esgd"})), ids=str)
 def test_resume_is_exact_with_own_hessian_vector_products(tmp_path, subject):
     options = {name: value for name, value in subject.options.items() if name != "probe"}
     make = partial(learner, partial(subject.cls, **options), lr=subject.lr)
@@ -63,7 +72,7 @@ TORCH_OPTIMIZERS = {
 
 @pytest.mark.diagonal
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
+@pytest.mark.parametrize("name", others_slow(TORCH_OPTIMIZERS, "SGD", "AdamW", "Adam, a tensor lr"))
 def test_resume_is_exact_for_torch_optimizers_in_every_dtype(tmp_path, name, dtype):
     make = partial(learner, TORCH_OPTIMIZERS[name], lr=0.01, dtype=dtype)
     assert_same(uninterrupted(make), Resumed(make, tmp_path, [2, 4]).learner)
@@ -115,7 +124,7 @@ def test_resume_is_exact_with_fp16_loss_scale(tmp_path):
         engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)  # overflows initially
         return learner(engine=engine)
 
-    expected, resumed = uninterrupted(make, epochs=12), Resumed(make, tmp_path, [2, 19, 31], epochs=12).learner
+    expected, resumed = uninterrupted(make, epochs=12), Resumed(make, tmp_path, [2, 19], epochs=12).learner
     assert_same(expected, resumed)
     assert expected.engine.scaler.state_dict() == resumed.engine.scaler.state_dict()
     assert 0 < expected.steps < 36
@@ -166,7 +175,8 @@ CALLBACKS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
+# other callbacks: the tests of each callback
+@pytest.mark.parametrize("name", others_slow(CALLBACKS, "ema of buffers", "all"))
 def test_resume_is_exact_with_callbacks(tmp_path, name):
     make, at = partial(learner, examples=18), [2, 5, 7, 10]  # five batches in an epoch
     expected, parts = [], []
@@ -244,6 +254,7 @@ def tied_learner(reversed_order=False, cls=dp.AdamW, named=False):
     return Learner(model, given.train, given.evaluation, engine=Engine("cpu"), **shape)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("named", [False, True], ids=["", "named"])
 @pytest.mark.parametrize("cls", [dp.AdamW, torch.optim.AdamW], ids=["ours", "torch"])
 def test_state_is_matched_by_parameter_name(cls, named):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 from learner_support import StopAt, X, Y, linear_learner, pairs, problem, same, weights
+from slow_values import others_slow
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -143,7 +144,7 @@ class ByIteration(Orders):
 
 @pytest.mark.diagonal
 @pytest.mark.parametrize("kind", [ByEpoch, ByIteration])
-@pytest.mark.parametrize("at", [1, 3, 4, 5])
+@pytest.mark.parametrize("at", others_slow([1, 3, 4, 5], 3, 4))
 def test_stateful_sampler_resumes_within_epoch(kind, at):
     def loaded():
         return linear_learner(DataLoader(TensorDataset(X, Y), batch_size=4, sampler=kind()))

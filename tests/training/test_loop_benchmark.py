@@ -22,7 +22,7 @@ def short(monkeypatch):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("stream", [io.StringIO, benchmark.Terminal])
+@pytest.mark.parametrize("stream", [pytest.param(io.StringIO, marks=pytest.mark.slow), benchmark.Terminal])
 def test_all_loops_are_timed_over_the_same_steps(stream):
     rows = benchmark.measured("digits", stream(), rounds=3)
     assert [(row.against, row.rounds) for row in rows] == [("bare", 3), ("sums", 3)]

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 from learner_support import problem, same, weights
+from slow_values import others_slow
 from torch import nn
 
 import dashpot as dp
@@ -157,7 +158,10 @@ TORCH_OPTIMIZERS = ["ASGD", "Adafactor", "AdamW", "NAdam", "RMSprop", "Rprop", "
 
 @pytest.mark.parametrize(
     "make",
-    [Float32State, *(getattr(torch.optim, name) for name in TORCH_OPTIMIZERS), dp.NAdam, dp.AdamW, dp.ESGD],
+    others_slow(
+        [Float32State, *(getattr(torch.optim, name) for name in TORCH_OPTIMIZERS), dp.NAdam, dp.AdamW, dp.ESGD],
+        *(Float32State, torch.optim.AdamW, torch.optim.SGD, dp.AdamW),
+    ),
     ids=lambda make: f"{make.__module__.partition('.')[0]}-{make.__name__}",
 )
 def test_optimizer_state_is_restored_in_its_dtypes(make):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from learner_support import At, StopAt, X, Y, linear_learner, pairs
+from slow_values import others_slow
 from torch import nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MetricCollection, PearsonCorrCoef
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
@@ -180,7 +181,7 @@ class StreamOf:
         return iter(self.batches)
 
 
-@pytest.mark.parametrize("batches", [1, 2, 5])
+@pytest.mark.parametrize("batches", others_slow([1, 2, 5], 2))
 def test_resume_within_an_epoch_restores_metric_objects(batches):
     def make():
         return regression({"pearson": PearsonCorrCoef(), "mae": MeanAbsoluteError(), "all": WholeEpoch(ratio)})

@@ -17,6 +17,7 @@ from other_loops_support import (
     micro_batches,
     network,
     plain,
+    resumed_methods,
     sophia,
     weights,
 )
@@ -59,7 +60,7 @@ class TestAccelerate:
         accelerated(*run)
         assert torch.equal(weights(run[1]), plain(make, accumulate, 0.1))
 
-    @methods
+    @resumed_methods
     def test_resumed_run_equals_uninterrupted_run(self, make, tmp_path):
         run = prepared(make, gradient_accumulation_steps=2)
         accelerated(*run, epochs=1)

@@ -15,6 +15,7 @@ from other_loops_support import (
     network,
     plain,
     plain_closures,
+    resumed_methods,
     sophia,
     weights,
 )
@@ -51,7 +52,7 @@ class TestFabric:
         self.train(*run)
         assert torch.equal(weights(run[1]), plain(make, 2, 0.1))
 
-    @methods
+    @resumed_methods
     def test_resumed_run_equals_uninterrupted_run(self, make, tmp_path):
         fabric, model, opt, scheduler = self.setup_fabric(make)
         self.train(fabric, model, opt, scheduler, epochs=1)

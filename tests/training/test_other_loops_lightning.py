@@ -17,6 +17,7 @@ from other_loops_support import (
     network,
     plain,
     plain_closures,
+    resumed_methods,
     sophia,
     weights,
 )
@@ -67,7 +68,7 @@ class TestLightning:
         fit(model, accumulate_grad_batches=accumulate, gradient_clip_val=clip)
         assert torch.equal(weights(model), plain(make, accumulate, clip))
 
-    @methods
+    @resumed_methods
     def test_resumed_run_equals_uninterrupted_run(self, make, tmp_path):
         fit(module(make), epochs=1, accumulate_grad_batches=2).save_checkpoint(tmp_path / "one.ckpt")
         model = module(make)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from learner_support import StopAt, learner
 from schedule_support import BOTH_SGD, TORCH_SCHEDULERS, StepValues, step_values
+from slow_values import others_slow
 from torch.optim import lr_scheduler
 
 import dashpot as dp
@@ -31,8 +32,6 @@ SCHEDULES = {
     "mapping": {"lr": Cosine(6), "momentum": OneCycleMomentum(6), "weight_decay": Cosine(6)},
 }
 
-FAST = ("cosine", "onecycle with momentum", "plateau", "mapping")
-
 
 def state_after(batches, make, schedules, lr=0.5):
     """Return the state of a fit of two epochs, six steps, at a step; its rate has decayed."""
@@ -45,10 +44,9 @@ def scheduler_keys(opt):
     return [name for group in opt.param_groups for name in group if name.startswith(SCHEDULER_KEYS)]
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("older", [False, True])
-@pytest.mark.parametrize(
-    "schedule", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES]
-)
+@pytest.mark.parametrize("schedule", others_slow(SCHEDULES, "cosine", "onecycle with momentum", "plateau", "mapping"))
 @pytest.mark.parametrize("make", MAKERS)
 def test_resume_without_the_schedule_of_the_checkpoint_uses_the_rate_set_here(make, schedule, older):
     state = state_after(5, MAKERS[make], [Schedule(SCHEDULES[schedule])])
@@ -87,10 +85,7 @@ def test_fit_after_the_resumed_one_starts_from_the_rate_set_here(make):
 
 @pytest.mark.parametrize(
     "schedule",
-    [
-        name if name in ("ours", "onecycle", "sequential") else pytest.param(name, marks=pytest.mark.slow)
-        for name in (*TORCH_SCHEDULERS, "ours")
-    ],
+    others_slow((*TORCH_SCHEDULERS, "ours"), "ours", "sequential"),
 )
 def test_schedule_added_at_a_resume_starts_at_the_current_step(schedule):
     current = Schedule(TORCH_SCHEDULERS.get(schedule, Cosine))

@@ -26,7 +26,14 @@ def default_sighup():
 
 
 @pytest.mark.needs_posix
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+        ("SIGTERM", 143),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("default_sighup")
 def test_signal_stops_after_the_step_with_a_checkpoint(settings, tmp_path, monkeypatch, name, code):
     uninterrupted = start(settings, tmp_path / "uninterrupted", write_line=quiet).run
@@ -56,6 +63,7 @@ def test_signal_during_evaluation_stops_after_it_with_a_checkpoint(settings, tmp
     assert (run.loss, run.epochs[-1]["eval"]) == (uninterrupted.loss, uninterrupted.epochs[-1]["eval"])
 
 
+@pytest.mark.slow
 def test_run_resumed_at_every_fourth_step_is_bit_identical(settings, tmp_path, monkeypatch):
     uninterrupted = start(settings, tmp_path / "uninterrupted", write_line=quiet).run
     step = Learner.step

@@ -9,6 +9,7 @@ import signal
 
 import pytest
 from run_support import at_step, contents, interrupted_start, quiet
+from slow_values import others_slow
 
 import dashpot as dp
 from dashpot.comparison import Interrupted
@@ -61,7 +62,7 @@ def test_partial_files_of_killed_processes_are_removed(settings, tmp_path, monke
     assert not list((tmp_path / "run").rglob("*.part"))
 
 
-@pytest.mark.parametrize("step", [6, 10], ids=["end of an epoch", "within an epoch"])
+@pytest.mark.parametrize("step", others_slow([6, 10], 10), ids=["end of an epoch", "within an epoch"])
 def test_kill_after_an_accepted_override_needs_no_second_override(settings, tmp_path, monkeypatch, step):
     interrupted_start(settings, tmp_path / "unkilled", monkeypatch, step)
     shutil.copytree(tmp_path / "unkilled", tmp_path / "killed")
@@ -135,7 +136,7 @@ def test_run_with_only_damaged_checkpoints_is_left_unchanged(settings, tmp_path,
     assert (folder / "run.jsonl").read_bytes() == record
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("damaged", others_slow([False, True], True))
 def test_run_without_record_is_left_unchanged(settings, tmp_path, monkeypatch, damaged):
     folder = tmp_path / "run"
     interrupted_start(dataclasses.replace(settings, log=("csv",)), folder, monkeypatch, 8)

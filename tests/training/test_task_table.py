@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from learner_support import same, weights
+from slow_values import others_slow
 from task_table import BATCH, TABLE
 
 from dashpot.training import Callback, CancelFit, Recorder
@@ -60,7 +61,7 @@ class StopAt(Callback):
             raise CancelFit
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", others_slow(TABLE, "ragged loader", "tokens", "iterable"))
 @pytest.mark.parametrize("size", [BATCH, pytest.param(4, marks=pytest.mark.slow)])
 def test_resumed_fit_is_bit_identical(name, size):
     stop, uninterrupted = StopAt(1, BATCH // size), fitted(name, batch_size=size)

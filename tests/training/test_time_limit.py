@@ -68,6 +68,7 @@ def test_accumulated_gradients_are_used(clock):
     assert (one.steps, one.loop.position, one.loop.cut_at) == (1, (1, 0), (0, 2))
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("source", ["DataLoader", "unsized iterable"])
 @pytest.mark.parametrize("name", ["epochs", "steps"])
 def test_resume_with_a_higher_limit_is_exact(name, source, clock, tmp_path):

@@ -78,20 +78,20 @@ def test_watching_does_not_change_the_fit():
     weights = []
     for callbacks in ([], [WithLosses(budget=1.0)]):
         learner = learner_of()
-        learner.fit(2, callbacks=callbacks)
+        learner.fit(steps=20, callbacks=callbacks, evaluate=False)
         weights.append(torch.cat([p.detach().flatten() for p in learner.model.parameters()]))
     assert torch.equal(*weights)
 
 
 def test_scalars_are_logged():
     learner = learner_of()
-    learner.fit(1, callbacks=[Watch(budget=1.0)])
+    learner.fit(steps=12, evaluate_every=12, callbacks=[Watch(budget=1.0)])
     assert 0 < learner.history[0]["train"]["update_ratio"] < 1
 
 
 def test_a_file_contains_the_record(tmp_path):
     callback = Watch(budget=1.0, path=tmp_path / "watch.jsonl")
-    learner_of().fit(1, callbacks=[callback])
+    learner_of().fit(steps=12, evaluate=False, callbacks=[callback])
     read = read_watch_file(tmp_path / "watch.jsonl")
     assert read.to_dict()["series"]["norms"] == callback.watcher.record.to_dict()["series"]["norms"]
     assert read.header["optimizer"] == "AdamW"

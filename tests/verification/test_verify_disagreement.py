@@ -18,8 +18,8 @@ import dashpot as dp
     ("options", "settings"),
     [
         ({"lr": 2e-3}, ("lr 0.002 and 0.001",)),
-        ({"eps": 1e-3}, ("eps 0.001 and 1e-08",)),
-        ({"weight_decay": 0.02}, ("weight_decay 0.02 and 0.01",)),
+        pytest.param({"eps": 1e-3}, ("eps 0.001 and 1e-08",), marks=pytest.mark.slow),
+        pytest.param({"weight_decay": 0.02}, ("weight_decay 0.02 and 0.01",), marks=pytest.mark.slow),
         ({"betas": (0.9, 0.99)}, ("betas (0.9, 0.99) and (0.9, 0.999)",)),
     ],
 )

@@ -27,7 +27,7 @@ def samples(seed, count, sizes=(8, 8)):
 
 @pytest.mark.parametrize("sizes", [(4, 4), (2, 4, 10), (3, 3, 3, 3)])
 def test_square_and_trace_of_pieces_are_unbiased(sizes):
-    found = np.array(samples(0, 4000, sizes))
+    found = np.array(samples(0, 1500, sizes))
     signal = found[:, 0] - found[:, 1] / found[:, 2]
     for values, expected in ((signal, SQUARE), (found[:, 1], TRACE)):
         # Four standard errors: a false failure of one in 16 000, for the fixed seed none.
@@ -36,7 +36,7 @@ def test_square_and_trace_of_pieces_are_unbiased(sizes):
 
 def test_two_sizes_are_unbiased_for_a_part_of_the_batch():
     rng, found = np.random.default_rng(0), []
-    for _ in range(4000):
+    for _ in range(1500):
         small, rest = draw(rng, (4, 12))
         large = (4 * small + 12 * rest) / 16
         found.append(NoiseSample.of_two_sizes(4, small @ small, 16, large @ large))

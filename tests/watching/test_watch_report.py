@@ -81,6 +81,18 @@ def test_watcher_reports_a_run():
     assert "weight" in next(item.text for item in (*report.sentences, *report.more) if item.topic == "updates")
 
 
+def test_page_of_one_measurement_is_self_contained():
+    record = WatchRecord(examples.header(["a"]))
+    record.add("noise", examples.noise(1, 300.0))
+    record.add("noise", examples.noise(101, 310.0))
+    text = report_of(record).page()
+    assert re.findall(r"<h2 [^>]*>(.*?)</h2>", text)[:2] == ["Findings", "Noise"]
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(set(ids)) == len(ids)
+    assert not re.findall(r"\b(?:src|href|srcset)=", text.replace("xlink:href", ""))
+
+
+@pytest.mark.slow
 def test_page_has_a_section_for_each_measurement(page):
     titles = re.findall(r"<h2 [^>]*>(.*?)</h2>", page)
     measured = ["Loss", "Stability", "Noise", "Norms", "Filter and rate", "Relative change of each tensor"]

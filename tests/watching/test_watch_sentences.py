@@ -232,7 +232,7 @@ def test_trend_of_losses_of_both_signs_is_relative_to_their_mean_size():
     assert found.change == pytest.approx(4 / np.abs(values).mean(), rel=1e-9)  # rounding, as above
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5])
+@pytest.mark.parametrize("correlation", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_interval_of_the_trend_contains_zero_in_flat_runs(correlation):
     steps = np.arange(0.0, 100.0)
     found = [fit(steps, losses(0.0, 0.5, correlation, seed=seed)) for seed in range(300)]

@@ -11,7 +11,7 @@ from torch import nn
 import dashpot as dp
 from dashpot.watching import watch
 
-STEPS = 5
+STEPS = 4
 FAST = frozenset({"sgd-nesterov", "autosgm-3-debiased", "esgd"})
 TORCH = {
     "SGD": {"momentum": 0.9, "nesterov": True},
