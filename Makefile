@@ -3,8 +3,9 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
-# JOBS single-threaded test processes. The tests of a file share a process and its expensive fixtures.
-PYTEST := $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile
+# JOBS single-threaded test processes. The tests of a file share a process and its expensive fixtures. They cache
+# bytecode, also if the environment disables it: every process would compile several hundred modules again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 # Required share of covered lines in src, in percent.
 LINE_COVERAGE := 95

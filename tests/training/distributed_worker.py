@@ -293,6 +293,8 @@ def resumes_with_other_world_size(name: str, saved_by: str | None, resumed_by: s
 
 # ---- the table ------------------------------------------------------------------------------------------------------
 
+FAST = "^(?!slow)"
+"""Pattern of the names of fast checks."""
 FAST_METHODS = ("adam", "nag-decay", "autosgm-2-debiased", "esgd-2")
 """Methods of fast checks, two with each strategy."""
 
