@@ -15,6 +15,7 @@ from study_support import build, diverging, toy
 import dashpot as dp
 from dashpot.comparison import Entry, StudyFolder, read_run
 from dashpot.comparison.execution import record_failure
+from dashpot.comparison.record_results import judged_run
 from dashpot.comparison.study_items import plan
 from dashpot.errors import DataError, RunError
 from dashpot.runs.records import COMPARABLE, check_header
@@ -162,6 +163,14 @@ def test_diverged_run_without_test_data_has_the_first_validation_score(tmp_path)
     run = record(tmp_path / "out", "run/too-fast/0")
     assert run.initial is not None
     assert ended.score == run.initial["eval"]["accuracy"]
+
+
+def test_run_that_diverges_before_its_first_interval_has_the_evaluation_of_its_untrained_model(tmp_path):
+    run_item(example_study(diverging(), evaluate_every=1000), tmp_path / "out", "run/too-fast/0")
+    run = record(tmp_path / "out", "run/too-fast/0")
+    assert run.initial is not None
+    curve = judged_run(run, 1000).curves["validation accuracy"]
+    assert (curve.steps.tolist(), curve.values.tolist()) == ([0], [run.initial["eval"]["accuracy"]])
 
 
 def test_diverged_trial_has_no_score(tmp_path):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 
 
 def cases(name, key, value, *slow):
-    """Return parameters for the values of a key of the state of a callback, of which only the first is fast."""
+    """Return parameters for the values of a key of the state of a callback; the first one is fast, the others slow."""
     return [(name, key, value), *(pytest.param(name, key, other, marks=pytest.mark.slow) for other in slow)]
 
 

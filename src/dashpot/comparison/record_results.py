@@ -106,7 +106,8 @@ def _seconds(run: Run, name: str) -> float | None:
 
 def _curves(run: Run) -> dict[str, Curve]:
     """Return the curves of the training loss and of the metrics on validation data, else on training data."""
-    phase = "eval" if any(epoch["eval"] for epoch in run.epochs) else "train"
+    evaluated = [*(epoch["eval"] for epoch in run.epochs), (run.initial or {}).get("eval")]
+    phase = "eval" if any(evaluated) else "train"
     curves = {f"{PHASES[phase]} {name}": curve for name, curve in _metric_curves(run, phase).items()}
     return {"train loss": thinned(run.steps, run.loss), **curves} if run.loss else curves
 
