@@ -154,3 +154,9 @@ def test_points_cover_each_range_evenly():
         edges = [dimension.at(share / 8) for share in range(9)]
         counts = [sum(low <= point[name] < high for point in points) for low, high in itertools.pairwise(edges)]
         assert counts == [2] * 8
+
+
+def test_values_on_trial_do_not_warn():
+    """The momentum on trial is below this zero, about which a filter warns."""
+    known = default_values(entry("autosgm-1", "digits", options={"zero": 0.9}))
+    assert known["1-momentum"] == 0.1

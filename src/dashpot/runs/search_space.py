@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -206,9 +207,14 @@ def _generic_rate(entry: Entry) -> float:
 
 
 def _group(entry: Entry) -> Mapping[str, Any]:
-    """Return the parameter group of the optimizer over a tiny model; empty for optimizers without groups."""
+    """Return the parameter group of the optimizer over a tiny model; empty for optimizers without groups.
+
+    Warnings are ignored: the entry may have a value on trial, and its optimizer over the real model warns otherwise.
+    """
     schedule = entry.arguments(1000).get("schedule")
-    optimizer = probe(entry.make, entry.options, entry.lr, **({} if schedule is None else {"schedule": schedule}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = probe(entry.make, entry.options, entry.lr, **({} if schedule is None else {"schedule": schedule}))
     return {} if optimizer is None else optimizer.param_groups[0]
 
 
