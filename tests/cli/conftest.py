@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
@@ -47,14 +46,6 @@ def dashpot(monkeypatch, tmp_path, capsys):
 def my_task(tmp_path) -> str:
     (tmp_path / "mine.py").write_text(TASK)
     return "mine.py:build"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_flush():
-    """Omit the flush of files to the disk, which only matters after a power failure and takes milliseconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from cli_support import (
     refused,
     same_weights,
 )
+from slow_values import others_slow
 
 from dashpot.comparison import read_run
 from dashpot.runs.settings import read_settings
@@ -30,7 +31,7 @@ from dashpot.training.state import checkpoint_file
 ALL_FEATURES = ("--epochs", 3, "--accumulate", 2, "--ema", 0.9, "--schedule", "1cycle", "--checkpoint-every", 1)
 
 
-@pytest.mark.parametrize("at", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 3)), 5])
+@pytest.mark.parametrize("at", others_slow([1, 2, 3, 5], 1, 5))
 def test_killed_run_resumes_bit_identically_with_the_same_record(dashpot, my_task, monkeypatch, at):
     words = (my_task, *WORDS, *ALL_FEATURES, "--log", "csv,jsonl")
     dashpot("train", *words, "--out", "uninterrupted")

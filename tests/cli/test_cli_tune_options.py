@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from cli_support import refused
 
@@ -56,3 +58,11 @@ def test_redis_that_is_missing_or_does_not_answer_is_an_error(dashpot):
     error = refused(dashpot("compare", "quadratic", "--storage", "redis://:secret@127.0.0.1:1/0", "--out", "out"))
     assert error.startswith("The storage redis://:***@127.0.0.1:1/0 ")
     assert error.endswith(("pip install redis.", "check address and password."))
+
+
+def test_range_of_rates_applies_to_an_optimizer_in_a_file(dashpot, tmp_path):
+    (tmp_path / "own.py").write_text("import torch\n\nclass Own(torch.optim.SGD):\n    pass\n")
+    words = ("--method", "own.py:Own", "--budget", 2, "--tune", "lr", "--sampler", "grid", "--lr", "1e-3..1e-2")
+    assert dashpot("tune", "quadratic", *words, "--epochs", 1, "--out", "out")[0] == 0
+    settings = json.loads((tmp_path / "out" / "study.json").read_text())["settings"]
+    assert settings["tuning"]["spaces"] == {"own.Own": {"lr": {"low": 0.001, "high": 0.01, "log": True}}}

@@ -1,13 +1,5 @@
 """Settings of all tests of this folder."""
 
-import os
+from disk_flush import without_flush
 
-import pytest
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_flush():
-    """Omit the flush of files to the disk, which only matters after a power failure and takes milliseconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+__all__ = ["without_flush"]

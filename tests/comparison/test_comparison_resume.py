@@ -10,6 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from slow_values import others_slow
 from study_support import Killed, diverging, finished, numbers, study, toy
 
 from dashpot.comparison import Interrupted, Study, StudyProgress, read_run, run_study
@@ -43,7 +44,7 @@ def scheduled(tmp_path_factory):
     return numbers(finished(tmp_path_factory.mktemp("scheduled"), "adam", schedule="cosine"))
 
 
-EACH_STEP = [n if n in (1, 6, STEPS) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, STEPS + 1)]
+EACH_STEP = others_slow(range(1, STEPS + 1), 1, 6, STEPS)
 
 
 @pytest.mark.parametrize("steps", EACH_STEP)

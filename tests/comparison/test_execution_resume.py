@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 from item_support import build_with_test, example_study, run_item, with_test
+from slow_values import others_slow
 from study_support import Killed, killed_at, numbers
 
 from dashpot.comparison import Interrupted, StudyFolder, entry, known_entries, read_run
@@ -59,7 +60,7 @@ def whole(tmp_path_factory):
 
 
 FAST_STEPS = (1, EVERY, EVERY + 1, STEPS)
-EACH_STEP = [n if n in FAST_STEPS else pytest.param(n, marks=pytest.mark.slow) for n in range(1, STEPS + 1)]
+EACH_STEP = others_slow(range(1, STEPS + 1), *FAST_STEPS)
 
 
 @pytest.mark.parametrize("steps", EACH_STEP)
@@ -71,9 +72,7 @@ def test_kill_after_any_step_resumes_to_identical_results(tmp_path, whole, steps
     assert seen[0] == EVERY * ((steps - 1) // EVERY) + 1
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if k % 7 else ()) for k, name in enumerate(known_entries())]
-)
+@pytest.mark.parametrize("name", others_slow(known_entries(), *known_entries()[::7]))
 def test_every_method_resumes_to_identical_results(tmp_path, name):
     chosen, key = study(name), f"run/{name}/0"
     run_item(chosen, tmp_path / "whole", key)

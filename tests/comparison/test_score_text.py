@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from results_support import CASES, case, results
+from slow_values import others_slow
 
 from dashpot.comparison.judge import judge
 from dashpot.comparison.page.download import archive
@@ -57,9 +58,7 @@ FAST += ("looks", "clear", "no margin", "two seeds", "twenty seeds", "one run", 
 SHOWN = [name for name in CASES if name != "no runs" and not name.startswith("many")]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SHOWN]
-)
+@pytest.mark.parametrize("name", others_slow(SHOWN, *FAST))
 def test_numbers_agree_in_terminal_markdown_and_page(name):
     found = judge(case(name))
     page = html.unescape(render_page([found])).replace("\N{MINUS SIGN}", "-")

@@ -74,6 +74,11 @@ def test_range_of_rates_is_searched(tmp_path):
     assert study_of_names(study.names, tmp_path / "study.json").settings() == study.settings()
 
 
+def test_rate_and_range_of_one_method_are_an_error():
+    with pytest.raises(ArgumentError, match=r"^adamw: lr must be given once, got 0\.1 in .* and \(0\.01, 0\.25\)"):
+        tuned("adamw:lr=0.1", rates={"adamw": (0.01, 0.25)})
+
+
 def test_range_requires_tuned_rates():
     design = {"budget": 7, "tune": ("momentum",)}
     with pytest.raises(ArgumentError, match=r"^adamw: a range of learning rates requires .* got 0\.01\.\.0\.25"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_values import others_slow
 
 from dashpot.curvature.probes import draw, draw_probes, scaled_probes
 from dashpot.engine.rounding import bits, mix, noise, seed_word, stream
@@ -195,7 +196,7 @@ def test_real_and_imaginary_parts_are_independent_entries(distribution):
     assert torch.equal(torch.view_as_real(z), probe(distribution, N, 2))
 
 
-@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 1))])
+@pytest.mark.parametrize("step", others_slow([7, 0, 1], 7))
 def test_probes_are_independent_of_stochastic_rounding(step):
     # Seed and tensor are the same, and the product number equals the step: only the purpose of the stream differs.
     seed, ordinal, count = 13, 2, 2**18

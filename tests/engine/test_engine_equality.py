@@ -10,6 +10,7 @@ import torch
 from contracts.trajectories import distance, gradient, identical, parameters, values
 from engine_support import SGD, eager_and_compiled, empty_cache, explanation, is_compiled, run_steps, set_gradients  # noqa: F401
 from registry import SUBJECTS, each, each_second
+from slow_values import others_slow
 
 import dashpot as dp
 from dashpot.engine.native import build
@@ -273,7 +274,7 @@ CHANGES = [
 @pytest.mark.usefixtures("empty_cache")
 @pytest.mark.parametrize(
     "kind",
-    [dp.AdamW, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (dp.Adam, dp.NAdam))],
+    others_slow([dp.AdamW, dp.Adam, dp.NAdam], dp.AdamW),
     ids=lambda kind: kind.__name__,
 )
 def test_changed_settings_compile_nothing(kind):

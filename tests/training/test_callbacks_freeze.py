@@ -128,9 +128,7 @@ def test_batchnorm_mode_of_frozen_layers(mode):
     assert [training for epoch, training, _ in seen if epoch == 1] == [True] * 3
 
 
-@pytest.mark.parametrize(
-    "batches", [number if number in (2, 4) else pytest.param(number, marks=pytest.mark.slow) for number in range(1, 9)]
-)
+@pytest.mark.parametrize("batches", others_slow(range(1, 9), 2, 4))
 def test_resume_at_any_batch_is_bit_identical(batches):
     def callbacks():
         return [Freeze("0.*", until_epoch=2, batchnorm="eval"), Freeze("1.*", until_epoch=1, batchnorm="eval")]

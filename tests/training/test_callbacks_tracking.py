@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from learner_support import At, StopAt, learner
+from slow_values import others_slow
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import CancelFit, Trackio, WandB
@@ -101,7 +102,7 @@ def test_entries_of_epochs_and_steps(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("at", [4, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 3, "crash"))])
+@pytest.mark.parametrize("at", others_slow([4, 2, 3, "crash"], 4))
 @pytest.mark.usefixtures("trackio_folder")
 def test_resumed_run_has_every_entry_once(kind, at, tmp_path):
     """The first session continues after its checkpoint, for some more entries, unless `at` is "crash"."""

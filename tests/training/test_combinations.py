@@ -11,13 +11,14 @@ import torch
 from combination_support import combined, drawn, logs
 from learner_support import At, weights
 from resume_support import assert_equal
+from slow_values import others_slow
 from torch import nn
 
 from dashpot.training import latest, read_newest
 from dashpot.training.optimizer_dict import named_optimizers
 
 FAST = 2
-SEEDS = [*range(FAST), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(FAST, 60))]
+SEEDS = others_slow(range(60), *range(FAST))
 
 
 class InterruptionError(Exception):

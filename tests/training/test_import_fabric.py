@@ -12,6 +12,11 @@ from dashpot.training.distributed.import_fabric import placeholder_for_torchmetr
 NAME = "torchmetrics"
 
 
+@pytest.fixture(autouse=True)
+def without_fabric(monkeypatch):
+    monkeypatch.delitem(sys.modules, "lightning_fabric", raising=False)
+
+
 def test_placeholder_is_removed(monkeypatch):
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     with placeholder_for_torchmetrics():
@@ -28,6 +33,13 @@ def test_imported_torchmetrics_is_kept(monkeypatch):
     with placeholder_for_torchmetrics():
         assert sys.modules[NAME] is module
     assert sys.modules[NAME] is module
+
+
+def test_no_placeholder_after_the_import_of_fabric(monkeypatch):
+    monkeypatch.delitem(sys.modules, NAME, raising=False)
+    monkeypatch.setitem(sys.modules, "lightning_fabric", ModuleType("lightning_fabric"))
+    with placeholder_for_torchmetrics():
+        assert NAME not in sys.modules
 
 
 def test_no_placeholder_without_torchmetrics(monkeypatch):

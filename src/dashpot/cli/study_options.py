@@ -15,7 +15,7 @@ from dashpot.constraints import Interval, check, unknown
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
 from dashpot.runs.method_names import absolute_method
-from dashpot.runs.tuning_options import ALL_SETTINGS, BUDGET, SAMPLERS, SETTINGS
+from dashpot.runs.tuning_options import ALL_SETTINGS, BUDGET, SAMPLERS, SETTINGS, Rate
 from dashpot.scheduling.suggestions import PRUNERS
 
 TUNING = Group("Tuning", sort_key=1)
@@ -146,10 +146,6 @@ def parse_looks(command: str, text: str | None, seeds: int | None) -> tuple[tupl
     if seeds is not None and seeds != looks[-1]:
         raise ArgumentError(f"{command}: --seeds must be the last of --looks, {looks[-1]}, got {seeds}.")
     return looks, looks[-1]
-
-
-Rate = float | tuple[float, float]
-"""Learning rate, or the lowest and the highest one of a search."""
 
 
 def parse_rates(items: Sequence[str]) -> dict[str, Rate]:

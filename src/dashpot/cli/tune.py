@@ -34,7 +34,7 @@ from dashpot.cli.study_options import (
 from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, named_task
 from dashpot.cli.values import integer
 from dashpot.errors import ArgumentError
-from dashpot.runs.method_names import is_foreign
+from dashpot.runs.method_names import absolute_method, is_foreign
 from dashpot.runs.method_specs import absolute_methods, parse_methods
 from dashpot.runs.tuning_options import POSITIVE_BUDGET
 from dashpot.utils.optional_packages import need
@@ -89,6 +89,7 @@ def tune(
         **tuning_design("tune", budget, tune, sampler, pruner, budgets=POSITIVE_BUDGET, own=is_foreign(first.method)),
         "evaluate_every": evaluate_every,
     }
+    rates = {} if lr is None else {absolute_method(first.method): parse_rate(lr)}
     arguments, spec = pairs("--set", set), named_task(name, task, batch_size, task_options)
     print_first_line(f"Tuning {method} on {spec['task']}.")
     from dashpot.comparison.tuned_settings import tuning_text
@@ -99,7 +100,7 @@ def tune(
         **spec,
         data_dir=None if data_dir is None else str(data_dir),
         methods=absolute_methods(method),
-        rates={} if lr is None else {first.method: parse_rate(lr)},
+        rates=rates,
         options=arguments,
         schedule=schedule,
         no_decay=names(no_decay),

@@ -106,9 +106,9 @@ def _seconds(run: Run, name: str) -> float | None:
 
 def _curves(run: Run) -> dict[str, Curve]:
     """Return the curves of the training loss and of the metrics on validation data, else on training data."""
-    evaluated = [*(epoch["eval"] for epoch in run.epochs), (run.initial or {}).get("eval")]
-    phase = "eval" if any(evaluated) else "train"
-    curves = {f"{PHASES[phase]} {name}": curve for name, curve in _metric_curves(run, phase).items()}
+    measured = {phase: _metric_curves(run, phase) for phase in PHASES}
+    phase = "eval" if measured["eval"] else "train"
+    curves = {f"{PHASES[phase]} {name}": curve for name, curve in measured[phase].items()}
     return {"train loss": thinned(run.steps, run.loss), **curves} if run.loss else curves
 
 

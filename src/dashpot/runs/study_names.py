@@ -16,6 +16,7 @@ from dashpot.runs.entries import entry
 from dashpot.runs.entry import Entry
 from dashpot.runs.method_specs import MethodSpec, parse_methods
 from dashpot.runs.study import Study
+from dashpot.runs.tuning_options import Rate
 from dashpot.scheduling.dimension import Dimension
 from dashpot.tasks import Target
 
@@ -45,7 +46,7 @@ class StudyNames:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     data_dir: str | None = None
     methods: str | None = None
-    rates: Mapping[str, float | tuple[float, float]] = field(default_factory=dict)
+    rates: Mapping[str, Rate] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: str | None = None
     seeds: int = 3
@@ -73,27 +74,26 @@ class StudyNames:
         epochs = task.epochs if self.epochs is None else self.epochs
         design = {**self.design, "spaces": _dimensions(self.design.get("spaces"))}
         study = Study(task, entries, tuple(range(self.seeds)), epochs, **design, names=self.plain())
-        ranges = {spec.name: rate for spec in specs if isinstance(rate := self._rate(spec), Dimension)}
+        ranges = {
+            spec.name: Dimension(*rate, log=True) for spec in specs if isinstance(rate := self._rate(spec), tuple)
+        }
         return _with_ranges(study, ranges) if ranges else study
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON data."""
         return {name: _listed(value) for name, value in dataclasses.asdict(self).items()}
 
-    def _rate(self, spec: MethodSpec) -> float | Dimension | None:
-        """Return the learning rate of a method, or the range of its search; None selects the default."""
-        rate = self.rates.get(spec.name, self.rates.get(spec.method))
-        return Dimension(*rate, log=True) if isinstance(rate, tuple) else rate
+    def _rate(self, spec: MethodSpec) -> Rate | None:
+        """Return the item of a method in `rates`; None if there is none."""
+        return self.rates.get(spec.name, self.rates.get(spec.method))
 
     def _entry(self, spec: MethodSpec, task: str) -> Entry:
         """Return the entry of a method, named by its settings."""
         own, named = spec.options.get("lr"), self._rate(spec)
-        if isinstance(named, Dimension):
-            named = named.at(0.5)
         if own is not None and named is not None:
             raise ArgumentError(f"{spec.method}: lr must be given once, got {own} in --methods and {named} in --lr.")
         options = {**self.options, **{name: value for name, value in spec.options.items() if name != "lr"}}
-        rate = own if named is None else named
+        rate = own if named is None else Dimension(*named, log=True).at(0.5) if isinstance(named, tuple) else named
         made = entry(spec.method, task, lr=rate, schedule=self.schedule, options=options)
         return dataclasses.replace(made, name=spec.name, no_decay=self.no_decay)
 

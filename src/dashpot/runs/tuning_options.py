@@ -11,3 +11,6 @@ ALL_SETTINGS = (*SETTINGS, "beta2")
 BUDGET = Interval(0, 10_000, "both", integer=True)
 POSITIVE_BUDGET = Interval(1, 10_000, "both", integer=True)
 SAMPLERS = OneOf(("qmc", "tpe", "grid"))
+
+Rate = float | tuple[float, float]
+"""Learning rate, or the lowest and the highest one of a search."""

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 
-METRICS = "torchmetrics"
+FABRIC, METRICS = "lightning_fabric", "torchmetrics"
 
 
 @contextmanager
 def placeholder_for_torchmetrics() -> Iterator[None]:
-    """Replace torchmetrics by an empty module during the block, if it is installed and not yet imported.
+    """Replace torchmetrics by an empty module during the first import of lightning_fabric, if it is installed.
 
-    On import, lightning_fabric determines the version of torchmetrics by importing it, which takes five seconds of CPU
-    time, since torchmetrics imports SciPy, matplotlib and transformers if they are installed. For a module without
-    `__version__`, it reads the version from the metadata of the package.
+    lightning_fabric determines the version of torchmetrics by importing it, which takes seconds, since torchmetrics
+    imports SciPy, matplotlib and transformers if they are installed. For a module without `__version__`,
+    lightning_fabric reads the version from the metadata of the package.
     """
-    if METRICS in sys.modules or find_spec(METRICS) is None:
+    if not sys.modules.keys().isdisjoint((FABRIC, METRICS)) or find_spec(METRICS) is None:
         yield
         return
     placeholder = sys.modules[METRICS] = ModuleType(METRICS)
