@@ -57,6 +57,13 @@ def test_overfitting_of_an_accuracy_is_the_fall_from_the_best():
     assert overfitting(Grid("digits", "cpu", facts, (own,)), own).lost == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_gap_is_that_of_the_judged_data(split):
+    found = grid_findings(grid(DIFFERENCES, facts={**FACTS, "split": split}))
+    [line] = [line for line in sentences(found) if "minus training loss" in line]
+    assert line.startswith(f"{split.capitalize()} loss minus training loss at the end")
+
+
 def test_selected_rates_at_the_edges_are_named():
     cells = (cell(0, "0", [1.0, 1.1, 1.2], lr=0.01), cell(1, "0", [1.0, 1.1, 1.2], lr=0.1), cell(1, "0.9", [1.0] * 3))
     found = Grid("digits", "cpu", FACTS, cells)

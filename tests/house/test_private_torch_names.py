@@ -39,11 +39,17 @@ def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from ((node.lineno, name) for name in names if any(map(PRIVATE.match, name.split("."))))
         elif isinstance(node, ast.Attribute) and PRIVATE.match(node.attr):
-            text = ast.unparse(node)
-            if text.split(".")[0] == "torch" or node.attr in ATTRIBUTES:
-                yield node.lineno, text
+            if node.attr in ATTRIBUTES or root(node) == "torch":
+                yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Constant) and node.value in ATTRIBUTES:
             yield node.lineno, repr(node.value)
+
+
+def root(node: ast.AST) -> str:
+    """Return the name at the start of a chain of attributes, calls and subscripts; empty if there is none."""
+    while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 @functools.cache

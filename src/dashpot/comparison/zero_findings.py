@@ -147,7 +147,7 @@ class Overfitting(NamedTuple):
     Attributes:
         lost: Amount by which the last validation score is worse than the best during the run.
         step: Step of the best validation score.
-        gap: Test loss minus training loss.
+        gap: Loss on the data that are judged minus training loss.
     """
 
     lost: float

@@ -157,14 +157,15 @@ def _overfitting(grid: Grid) -> Iterator[str]:
 
 
 def _gaps(grid: Grid, found: Sequence[tuple[Cell, Overfitting]]) -> str:
-    """Return the mean difference of test and training loss of each numerator."""
+    """Return the mean difference of the loss on the judged data and the training loss of each numerator."""
     parts = []
     for numerator in grid.numerators:
         gaps = [item.gap for cell, item in found if cell.numerator == numerator]
         if gaps:
             mean = sum(gaps) / len(gaps)
             parts.append(f"{number(mean, decimals(abs(mean)))} for numerator {numerator}")
-    return f"Test loss minus training loss at the end, mean over the zeros: {names_text(parts)}."
+    split = str(grid.facts["split"]).capitalize()
+    return f"{split} loss minus training loss at the end, mean over the zeros: {names_text(parts)}."
 
 
 def _earlier(grid: Grid) -> Iterator[str]:
