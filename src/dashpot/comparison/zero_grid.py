@@ -10,10 +10,10 @@ constant ("red") or a partial-correlation ("blue") numerator.
 | shakespeare-char | GPT of 30 M parameters, block 128 | 10 | 64 | 10 000 |
 | wikitext | GPT-2 of 124 M parameters on WikiText-103 | 3 | | 100 000 |
 
-The tier "gpu" has these numbers of runs, batches and steps. It differs from the published runs: shakespeare-char has the
-larger network of nanoGPT and its windows of 256 characters, a part of the training data is held out for validation, and
-each method selects its rate among those of the plan by that part; the published rate is 0.001. The architecture of the
-ViT and the batch size of wikitext are not published.
+The tier "gpu" has these numbers of runs, batches and steps. It differs from the published runs: shakespeare-char has
+the larger network of nanoGPT and its windows of 256 characters, a part of the training data is held out for
+validation, and each method selects its rate among those of the plan by that part; the published rate is 0.001. The
+architecture of the ViT and the batch size of wikitext are not published.
 """
 
 from __future__ import annotations

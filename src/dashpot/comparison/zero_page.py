@@ -84,7 +84,11 @@ def _overfitting(grid: Grid) -> str:
     """Return a table of the overfitting at each zero, for each numerator."""
     header, columns = ["zero"], [[zero_text(zero) for zero in grid.zeros]]
     for numerator in grid.numerators:
-        header += [f"numerator {numerator}: last worse than best", "best at step", f"{grid.facts['split']} minus training loss"]
+        header += [
+            f"numerator {numerator}: last worse than best",
+            "best at step",
+            f"{grid.facts['split']} minus training loss",
+        ]
         cells = [grid.cell(numerator, zero) for zero in grid.zeros]
         columns += map(list, zip(*(_overfitting_cells(grid, cell) for cell in cells), strict=True))
     text = f"Means over the seeds. The validation {grid.facts['metric']} after the last step is compared with the best "
