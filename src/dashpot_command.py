@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-TRAINING = ("compare", "demo", "lr-find", "reproduce", "train", "tune", "verify", "worker")
+TRAINING = ("compare", "demo", "experiment", "lr-find", "reproduce", "train", "tune", "verify", "worker")
 POLICY = "OMP_WAIT_POLICY"
 
 

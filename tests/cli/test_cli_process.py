@@ -23,7 +23,8 @@ TRAIN = ["train", "digits", "--optimizer", "adamw", "--epochs", "40", "--threads
 
 def start(folder: Path, *words: str, stdout: int = subprocess.PIPE) -> AbstractContextManager[subprocess.Popen[str]]:
     source = str(Path(__file__).parents[2] / "src")
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    # PYTHONUNBUFFERED would write every line at once, and thereby hide errors of the last write.
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-m", "dashpot_command", *words]
     return running(command, cwd=folder, env=environment, stdout=stdout, stderr=subprocess.PIPE)
 

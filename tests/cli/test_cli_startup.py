@@ -190,7 +190,9 @@ def test_listed_schedule_options_equal_the_parameters(name):
 
 
 @pytest.mark.needs_linux
-@pytest.mark.parametrize("words", [["train", "digits"], ["--debug", "compare", "digits"], ["demo"]])
+@pytest.mark.parametrize(
+    "words", [["train", "digits"], ["--debug", "compare", "digits"], ["demo"], ["experiment", "lesson"]]
+)
 def test_training_command_sets_passive_waiting_before_torch_is_loaded(monkeypatch, words):
     found = []
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):

@@ -65,6 +65,7 @@ def run(argv: Sequence[str]) -> int:
         with _plain_warnings():
             words = [word for word in argv if word != DEBUG]
             code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+            sys.stdout.flush()  # raises an error of the buffered output here, not at exit
     except CycloptsError as error:
         print(printable(_sentence(error)), file=sys.stderr)
         return 2
