@@ -60,12 +60,22 @@ for listing in (listings.methods, listings.tasks, listings.schedules):
 
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code; user errors are printed without a traceback."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()  # raises an error of the buffered output here, not at exit
+    except BrokenPipeError:
+        # The process that reads the output, such as `head`, has exited; files on disk are complete.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
     debug = DEBUG in argv
     try:
         with _plain_warnings():
             words = [word for word in argv if word != DEBUG]
             code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-            sys.stdout.flush()  # raises an error of the buffered output here, not at exit
     except CycloptsError as error:
         print(printable(_sentence(error)), file=sys.stderr)
         return 2
@@ -74,10 +84,6 @@ def run(argv: Sequence[str]) -> int:
             raise
         print(printable(str(error)), file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # The process that reads the output, such as `head`, has exited; files on disk are complete.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except (Interrupted, KeyboardInterrupt) as stop:
         print(printable(f"\n{str(stop) or 'Stopped.'}"), file=sys.stderr)
         return stop.code if isinstance(stop, Interrupted) else 130
